@@ -1,0 +1,1 @@
+"""The request's journey: admit, tokenize, queue, batch, engine, answer."""

@@ -1,0 +1,18 @@
+"""Where the time of a request went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds per phase, of one request."""
+
+    tokenize_ms: float
+    queue_ms: float
+    """From the request's arrival in the queue until the engine took its first row."""
+    compute_ms: float
+    """From then until its last row was computed; other requests' rows may share the batches."""
+    tokens: int
+    """Tokens of the request, special tokens included."""
