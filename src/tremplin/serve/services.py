@@ -1,20 +1,33 @@
-"""The services: what the gateway and the console call."""
+"""The services: what the gateway's routes and the console call, one method per task."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+import numpy as np
+
+from tremplin.errors import EmptyText, TooManyInputs, UnknownName, UnknownService
+from tremplin.registry.task import Task
+from tremplin.serve.fleet import Fleet
+from tremplin.serve.infer import Inferencer
 from tremplin.serve.timing import Timings
-from tremplin.tasks.classify import Classification
-from tremplin.tasks.embed import Vectors
+from tremplin.tasks import explain, search, similarity, zero_shot
+from tremplin.tasks.classify import Classification, classification
+from tremplin.tasks.embed import Vectors, shorten
 from tremplin.tasks.explain import Explanation
-from tremplin.tasks.search import Hit
+from tremplin.tasks.search import Document, Hit
 from tremplin.tasks.zero_shot import CandidateLabel
 
+Value = TypeVar("Value", covariant=True)
 
-@dataclass(frozen=True)
-class Answered[Value]:
+MAX_CANDIDATE_LABELS = 100
+MAX_HITS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Generic[Value]):
     """A result with the version that gave it and where the time went."""
 
     value: Value
@@ -23,11 +36,123 @@ class Answered[Value]:
 
 
 class Services:
-    """DRAFT of the interface (being implemented)."""
+    """Every task over the loaded versions."""
 
-    async def embed(self, texts: Sequence[str], *, model: str = "default") -> Answered[Vectors]: ...
-    async def similarity(self, source: str, others: Sequence[str], *, model: str = "default") -> Answered[list[float]]: ...
-    async def search(self, query: str, *, top_k: int = 5) -> Answered[list[Hit]]: ...
-    async def classify(self, texts: Sequence[str], *, model: str = "default") -> Answered[list[Classification]]: ...
-    async def zero_shot(self, text: str, labels: Sequence[CandidateLabel]) -> Answered[Classification]: ...
-    async def explain(self, text: str, *, label: str | None = None, model: str = "default") -> Answered[Explanation]: ...
+    def __init__(self, fleet: Fleet, documents: Sequence[Document]) -> None:
+        self.fleet = fleet
+        self.documents = list(documents)
+        self._document_vectors: Vectors | None = None
+
+    async def index_documents(self) -> None:
+        """Embed the documents that search looks in; done once, before serving."""
+        if self.documents and Task.EMBEDDING in self.fleet.defaults:
+            inferencer = self.fleet.find(None, Task.EMBEDDING)
+            inference = await inferencer.infer([f"{doc.title}. {doc.text}" for doc in self.documents])
+            self._document_vectors = inference.stacked("embedding")
+
+    async def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        dimensions: int | None = None,
+        truncate: bool = True,
+    ) -> Answered[Vectors]:
+        """Return one unit vector per text: (texts, dim) float32."""
+        inferencer = self.fleet.find(model, Task.EMBEDDING)
+        if dimensions is not None:
+            shorten(np.zeros((1, inferencer.manifest.interface.embedding_dim or 1), np.float32), dimensions)
+        inference = await inferencer.infer(_some(texts), truncate=truncate)
+        return Answered(
+            shorten(inference.stacked("embedding"), dimensions), inferencer.manifest.ref, inference.timings
+        )
+
+    async def embed_ids(
+        self, rows: Sequence[Sequence[int]], *, model: str | None = None, dimensions: int | None = None
+    ) -> Answered[Vectors]:
+        """Return one unit vector per row of token ids."""
+        inferencer = self.fleet.find(model, Task.EMBEDDING)
+        inference = await inferencer.infer_ids(_some(rows))
+        return Answered(
+            shorten(inference.stacked("embedding"), dimensions), inferencer.manifest.ref, inference.timings
+        )
+
+    async def similarity(
+        self, source: str, others: Sequence[str], *, model: str | None = None, truncate: bool = True
+    ) -> Answered[list[float]]:
+        """Return the cosine of one text with each of the others, in [-1, 1]."""
+        _some(others)
+        answered = await self.embed([source, *others], model=model, truncate=truncate)
+        scores = similarity.cosine(answered.value[0], answered.value[1:])
+        return Answered([float(score) for score in scores], answered.version, answered.timings)
+
+    async def search(self, query: str, *, top_k: int = 5) -> Answered[list[Hit]]:
+        """Return the documents nearest to the query, best first."""
+        if self._document_vectors is None:
+            raise UnknownService("There is no document to search. Start the server with --documents FILE.")
+        if not 1 <= top_k <= MAX_HITS:
+            raise UnknownName(f"top_k is {top_k}; ask for 1 to {MAX_HITS} documents.", pointer="/top_k")
+        answered = await self.embed([query])
+        hits = search.nearest(answered.value[0], self._document_vectors, self.documents, top_k)
+        return Answered(hits, answered.version, answered.timings)
+
+    async def classify(
+        self, texts: Sequence[str], *, model: str | None = None, truncate: bool = True
+    ) -> Answered[list[Classification]]:
+        """Return calibrated probabilities for each text, and whether the classifier abstains."""
+        inferencer = self._classifier(model)
+        inference = await inferencer.infer(_some(texts), truncate=truncate)
+        interface = inferencer.manifest.interface
+        results = [
+            classification(row, interface.labels, interface.abstain_below)
+            for row in inference.outputs["probabilities"]
+        ]
+        return Answered(results, inferencer.manifest.ref, inference.timings)
+
+    async def zero_shot(
+        self, text: str, labels: Sequence[CandidateLabel], *, model: str | None = None
+    ) -> Answered[Classification]:
+        """Return which of the caller's labels is nearest to the text by its description."""
+        if len(labels) < 2:
+            raise EmptyText(f"labels has {len(labels)} entries; give at least 2.", pointer="/labels")
+        if len(labels) > MAX_CANDIDATE_LABELS:
+            raise TooManyInputs(
+                f"labels has {len(labels)} entries; give at most {MAX_CANDIDATE_LABELS}.", pointer="/labels"
+            )
+        answered = await self.embed([text, *(label.text for label in labels)], model=model)
+        result = zero_shot.nearest_label(
+            answered.value[0], answered.value[1:], [label.label for label in labels]
+        )
+        return Answered(result, answered.version, answered.timings)
+
+    async def explain(
+        self, text: str, *, label: str | None = None, model: str | None = None
+    ) -> Answered[Explanation]:
+        """Return which words carried the decision: one batch, each row the text without one word."""
+        inferencer = self._classifier(model)
+        labels = inferencer.manifest.interface.labels
+        if label is not None and label not in labels:
+            raise UnknownName(
+                f"There is no label {label[:80]!r}; this model knows: {', '.join(labels)}.", pointer="/label"
+            )
+        parts = explain.spans(text)
+        inference = await inferencer.infer([text, *explain.occlusions(text, parts)])
+        probabilities = inference.stacked("probabilities")
+        column = labels.index(label) if label is not None else int(probabilities[0].argmax())
+        result = explain.explanation(
+            text, parts, labels[column], float(probabilities[0, column]), probabilities[1:, column]
+        )
+        return Answered(result, inferencer.manifest.ref, inference.timings)
+
+    def _classifier(self, model: str | None) -> Inferencer:
+        return self.fleet.find(model, Task.CLASSIFICATION)
+
+
+Rows = TypeVar("Rows", str, Sequence[int])
+
+
+def _some(rows: Sequence[Rows]) -> Sequence[Rows]:
+    """Return the rows of a request; refuses an empty list."""
+    if not rows:
+        raise EmptyText("The request has no input; send at least one text.")
+    return rows

@@ -1,0 +1,67 @@
+"""The engine: what runs a batch. Five methods, and nothing else is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Rows of token ids, padded on the right to the longest."""
+
+    input_ids: NDArray[np.int64]
+    """(rows, tokens)"""
+    attention_mask: NDArray[np.int64]
+    """(rows, tokens), 1 for a token and 0 for padding."""
+
+
+# One array per output of the graph; the first axis is the row.
+Outputs = Mapping[str, NDArray[np.float32]]
+
+
+class Engine(Protocol):
+    """Runs batches of one version. Called from one thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """The engine and its version, as passports name it."""
+        ...
+
+    def load(self) -> None:
+        """Read the graph and get ready; raises EngineFailed."""
+        ...
+
+    def warm_up(self) -> None:
+        """Run once on small batches, so that the first caller does not pay for lazy work."""
+        ...
+
+    def run(self, batch: TokenBatch) -> Outputs:
+        """Return the outputs for each row; raises EngineFailed."""
+        ...
+
+    def health(self) -> bool:
+        """Return whether the engine can run a batch now."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds; it can be loaded again."""
+        ...
+
+
+def pad(rows: Sequence[Sequence[int]]) -> TokenBatch:
+    """Return rows of token ids as one batch padded with 0 on the right.
+
+    Padding is masked out, so the id used does not matter; 0 exists in every vocabulary.
+    """
+    width = max(len(ids) for ids in rows)
+    input_ids = np.zeros((len(rows), width), np.int64)
+    attention_mask = np.zeros((len(rows), width), np.int64)
+    for row, ids in enumerate(rows):
+        input_ids[row, : len(ids)] = ids
+        attention_mask[row, : len(ids)] = 1
+    return TokenBatch(input_ids, attention_mask)

@@ -1,0 +1,1 @@
+"""Adapters of the engine interface, one file per runtime."""

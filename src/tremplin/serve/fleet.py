@@ -1,0 +1,64 @@
+"""The versions that are loaded, by the names callers use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tremplin.errors import UnknownModel
+from tremplin.registry.task import Task
+from tremplin.serve.infer import Inferencer
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Loaded versions. A name is a model, a ``model@version``, or ``default``."""
+
+    inferencers: tuple[Inferencer, ...]
+    defaults: Mapping[Task, Inferencer]
+    """Which version answers for a task when the caller names none."""
+
+    def find(self, name: str | None, *task: Task) -> Inferencer:
+        """Return the version a caller named, which must do one of the tasks.
+
+        No name, or ``default``, is the default of the first task that has one. Raises UnknownModel.
+        """
+        if name is None or name == DEFAULT:
+            found = next((self.defaults[t] for t in task if t in self.defaults), None)
+            if found is not None:
+                return found
+        for inferencer in self.inferencers:
+            if name in (inferencer.manifest.model, inferencer.manifest.ref):
+                if task and inferencer.manifest.interface.task not in task:
+                    raise UnknownModel(
+                        f"Model {name!r} does {inferencer.manifest.interface.task}, not {' or '.join(task)}. "
+                        f"{self._offer(task)}",
+                        pointer="/model",
+                    )
+                return inferencer
+        raise UnknownModel(f"There is no model {_shown(name)} here. {self._offer(task)}", pointer="/model")
+
+    def _offer(self, task: Sequence[Task]) -> str:
+        names = [
+            inferencer.manifest.model
+            for inferencer in self.inferencers
+            if not task or inferencer.manifest.interface.task in task
+        ]
+        return f"Served: {', '.join([DEFAULT, *names])}." if names else "No served model can do this."
+
+    def start(self) -> None:
+        """Load and warm up every version. Blocks."""
+        for inferencer in self.inferencers:
+            inferencer.start()
+
+    def stop(self) -> None:
+        """Answer what is queued and free everything. Blocks."""
+        for inferencer in self.inferencers:
+            inferencer.stop()
+
+
+def _shown(name: str | None) -> str:
+    """A caller's word in a message, kept short."""
+    return repr((name or "default")[:80])

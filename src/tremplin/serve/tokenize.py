@@ -1,0 +1,101 @@
+"""Text to token ids, with the checks a tokenizer does not make itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from tremplin.errors import EmptyText, IncompleteSource, InvalidText, TextTooLong, TokenizerMismatch
+from tremplin.registry.manifest import Interface
+
+# A NUL ends strings in C code further down, and a lone surrogate cannot be written as UTF-8.
+UNUSABLE = re.compile("[\x00\ud800-\udfff]")
+
+# Longer texts are cut before they are tokenized: no token is longer in practice, and time stays bounded.
+MAX_CHARACTERS_PER_TOKEN = 64
+
+
+class TextTokenizer:
+    """The tokenizer of one version. Thread-safe: nothing changes after construction."""
+
+    def __init__(self, path: Path, interface: Interface) -> None:
+        """Load ``path``; raises IncompleteSource or TokenizerMismatch when it does not fit the graph."""
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise IncompleteSource(f"The tokenizer file cannot be read: {error}") from None
+        self._interface = interface
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(interface.max_tokens)
+        self._cut = interface.max_tokens * MAX_CHARACTERS_PER_TOKEN
+        self._check_vocabulary()
+
+    def encode(self, texts: Sequence[str], *, truncate: bool = True) -> list[list[int]]:
+        """Return the token ids of each text, special tokens included.
+
+        Raises EmptyText or InvalidText naming the row, TextTooLong when ``truncate`` is false and a text has
+        more tokens than the model reads. Messages never hold the text.
+        """
+        for row, text in enumerate(texts):
+            self._check_text(text, row)
+        encodings = self._tokenizer.encode_batch_fast([text[: self._cut] for text in texts])
+        if not truncate:
+            for row, encoding in enumerate(encodings):
+                if encoding.overflowing:
+                    raise TextTooLong(
+                        f"Text {row} has more than the {self._interface.max_tokens} tokens this model reads. "
+                        "Shorten it, or let the server truncate it.",
+                        pointer=f"/{row}",
+                    )
+        return [encoding.ids for encoding in encodings]
+
+    def tokens(self, text: str, *, add_special_tokens: bool = True) -> list[tuple[int, str, int, int, bool]]:
+        """Return (id, text of the token, start, end, is_special) of each token, by character offsets."""
+        self._check_text(text, 0)
+        encoding = self._tokenizer.encode(text[: self._cut], add_special_tokens=add_special_tokens)
+        return [
+            (token_id, token, start, end, bool(special))
+            for token_id, token, (start, end), special in zip(
+                encoding.ids, encoding.tokens, encoding.offsets, encoding.special_tokens_mask, strict=True
+            )
+        ]
+
+    def check_ids(self, rows: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Return token ids a caller sent, refused when one is not in the vocabulary or a row is too long."""
+        checked = []
+        for row, ids in enumerate(rows):
+            if not ids:
+                raise EmptyText(f"Input {row} has no token.", pointer=f"/{row}")
+            if len(ids) > self._interface.max_tokens:
+                raise TextTooLong(
+                    f"Input {row} has {len(ids)} tokens; this model reads {self._interface.max_tokens}.",
+                    pointer=f"/{row}",
+                )
+            if min(ids) < 0 or max(ids) >= self._interface.vocab_size:
+                raise InvalidText(
+                    f"Input {row} holds a token id outside 0..{self._interface.vocab_size - 1}.",
+                    pointer=f"/{row}",
+                )
+            checked.append(list(ids))
+        return checked
+
+    def _check_text(self, text: str, row: int) -> None:
+        if not text or text.isspace():
+            raise EmptyText(f"Text {row} is empty; send at least one character.", pointer=f"/{row}")
+        if (found := UNUSABLE.search(text)) is not None:
+            kind = "a NUL character" if found.group() == "\x00" else "half of a surrogate pair"
+            raise InvalidText(
+                f"Text {row} holds {kind} at character {found.start()}, which is not text. Remove it.",
+                pointer=f"/{row}",
+            )
+
+    def _check_vocabulary(self) -> None:
+        highest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        if highest >= self._interface.vocab_size:
+            raise TokenizerMismatch(
+                f"The tokenizer gives ids up to {highest}, but the model has {self._interface.vocab_size} rows "
+                "in its word table. Use the tokenizer.json the model was trained with."
+            )
