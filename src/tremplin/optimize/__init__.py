@@ -1,0 +1,1 @@
+"""From a source to a proven version: import, train, passes, quality, speed."""

@@ -1,0 +1,1 @@
+"""Passes: each takes a graph and writes another, one file per pass."""

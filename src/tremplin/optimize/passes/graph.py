@@ -1,0 +1,159 @@
+"""Reading and rewriting ONNX graphs, as far as the passes need it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from tremplin.errors import PassFailed
+
+Weight = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass did, for the version's lineage and report."""
+
+    name: str
+    """The pass with its options, as the lineage prints it."""
+    linears: int
+    """Matrix products whose weights it quantized."""
+    notes: tuple[str, ...] = ()
+
+
+class Pass(Protocol):
+    """Reads a graph, writes another that answers the same within the version's bound."""
+
+    @property
+    def name(self) -> str:
+        """The pass with its options."""
+        ...
+
+    def call(self, source: Path, destination: Path) -> PassResult:
+        """Write ``destination``; raises PassFailed when the graph is not one this pass can work on."""
+        ...
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A matrix product by a constant: the only kind of node that is worth quantizing in an encoder."""
+
+    node: onnx.NodeProto
+    input: str
+    output: str
+    weight_name: str
+    weight: Weight
+    """(in_features, out_features)"""
+
+
+@dataclass
+class Rewriter:
+    """A graph being rewritten: nodes are replaced in place, so the order stays topological."""
+
+    model: onnx.ModelProto
+    _nodes: list[onnx.NodeProto] = field(default_factory=list)
+    _constants: list[onnx.TensorProto] = field(default_factory=list)
+    _removed: set[str] = field(default_factory=set)
+
+    def constant(self, name: str, array: NDArray[np.generic]) -> str:
+        """Add an initializer and return its name."""
+        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def node(
+        self, op: str, inputs: Sequence[str], output: str, *, domain: str = "", **attributes: object
+    ) -> str:
+        """Append a node with one output and return the output's name."""
+        made = helper.make_node(op, list(inputs), [output], name=output, domain=domain, **attributes)
+        self._nodes.append(made)
+        return output
+
+    def drop_constant(self, name: str) -> None:
+        """Remove an initializer when the graph is written."""
+        self._removed.add(name)
+
+    def rewrite(self, replace: Callable[[onnx.NodeProto], bool]) -> None:
+        """Offer every node to ``replace``, which adds what stands in for it and returns True, or False."""
+        for node in self.model.graph.node:
+            if not replace(node):
+                self._nodes.append(node)
+        graph = self.model.graph
+        kept = [tensor for tensor in graph.initializer if tensor.name not in self._removed]
+        del graph.node[:]
+        del graph.initializer[:]
+        graph.node.extend(self._nodes)
+        graph.initializer.extend([*kept, *self._constants])
+
+    def save(self, destination: Path) -> None:
+        """Check the graph and write it."""
+        onnx.save(self.model, str(destination))
+
+
+def read_graph(path: Path) -> onnx.ModelProto:
+    """Return the graph in a file; raises PassFailed when the file is not one."""
+    try:
+        return onnx.load(str(path))
+    except Exception as error:  # protobuf and onnx raise classes of their own
+        raise PassFailed(f"{path.name} is not a readable ONNX graph ({type(error).__name__}).") from None
+
+
+def linears(model: onnx.ModelProto, *, skip_prefix: str = "head.") -> list[Linear]:
+    """Return every matrix product by a float32 constant, except those of a trained head.
+
+    A head is a few thousand weights: quantizing it saves nothing and moves the decision.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = []
+    for node in model.graph.node:
+        if node.op_type != "MatMul" or node.input[1] not in constants or node.name.startswith(skip_prefix):
+            continue
+        tensor = constants[node.input[1]]
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2:
+            continue
+        weight: Weight = numpy_helper.to_array(tensor)
+        found.append(Linear(node, node.input[0], node.output[0], tensor.name, weight))
+    return found
+
+
+def quantize_columns(weight: Weight) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return int8 weights and one scale per output column: weight ~ int8 * scale.
+
+    ``weight`` is (in, out). Symmetric, so that the engine needs no correction term.
+    """
+    scale = np.maximum(np.abs(weight).max(axis=0), 1e-12).astype(np.float32) / np.float32(127)
+    return np.rint(weight / scale).astype(np.int8), scale
+
+
+def quantize_word_table(rewriter: Rewriter, node: onnx.NodeProto, table: Weight) -> None:
+    """Replace a look-up in a float table by one in int8 rows, each with its own scale.
+
+    Half of a small encoder is its word table, and no arithmetic is done on it: it loses no speed and, with
+    a scale per row, almost no precision.
+    """
+    name, ids = node.input[0], node.input[1]
+    scale = np.maximum(np.abs(table).max(axis=1, keepdims=True), 1e-12).astype(np.float32) / np.float32(127)
+    rewriter.drop_constant(name)
+    rewriter.constant(f"{name}.int8", np.rint(table / scale).astype(np.int8))
+    rewriter.constant(f"{name}.scale", scale)
+    rows = rewriter.node("Gather", [f"{name}.int8", ids], f"{node.output[0]}.int8")
+    floats = rewriter.node("Cast", [rows], f"{node.output[0]}.float", to=TensorProto.FLOAT)
+    scales = rewriter.node("Gather", [f"{name}.scale", ids], f"{node.output[0]}.scale")
+    rewriter.node("Mul", [floats, scales], node.output[0])
+
+
+def word_table(model: onnx.ModelProto) -> tuple[onnx.NodeProto, Weight] | None:
+    """Return the node that looks ``input_ids`` up, and its table; None when it is not float32."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Gather" and node.input[1] == "input_ids" and node.input[0] in constants:
+            tensor = constants[node.input[0]]
+            if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2:
+                return node, numpy_helper.to_array(tensor)
+    return None

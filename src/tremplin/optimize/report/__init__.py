@@ -1,0 +1,1 @@
+"""Telling what was measured: plots, a page, a model card, a terminal table."""

@@ -1,0 +1,103 @@
+"""Numbers as people read them: unit, sensible digits, the interval beside the value.
+
+Thousands are parted by a narrow no-break space (ISO 80000-1): a comma reads as a decimal in French.
+"""
+
+from __future__ import annotations
+
+from math import floor, isfinite, log10
+
+NARROW_SPACE = "\u202f"
+NO_BREAK_SPACE = "\u00a0"
+NOT_MEASURED = "not measured"
+
+MAX_DECIMALS = 6
+# From here on digits no longer help: 1.2e+07 is shorter and as exact as any measurement.
+SCIENTIFIC_FROM = 1e7
+
+
+def number(value: float, decimals: int = 0) -> str:
+    """Return ``value`` with a fixed number of decimals and parted thousands.
+
+    >>> number(0.99312, 3), number(3.5)
+    ('0.993', '4')
+    """
+    if not isfinite(value):
+        return NOT_MEASURED
+    if abs(value) >= SCIENTIFIC_FROM:
+        return f"{value:.3g}"
+    text = f"{value:,.{decimals}f}".replace(",", NARROW_SPACE)
+    return text[1:] if text.startswith("-") and not text.strip("-0.") else text
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Return ``value`` with about this many significant digits.
+
+    >>> significant(3.8123), significant(0.0456), significant(734.2)
+    ('3.81', '0.0456', '734')
+    """
+    if not isfinite(value):
+        return NOT_MEASURED
+    if value == 0:
+        return "0"
+    decimals = digits - 1 - floor(log10(abs(value)))
+    return number(value, min(max(decimals, 0), 2 * MAX_DECIMALS))
+
+
+def decimals_for(low: float, high: float) -> int:
+    """Return the decimals that show two significant digits of half an interval's width.
+
+    >>> decimals_for(0.9928, 0.9934), decimals_for(95.9, 96.5), decimals_for(1.0, 1.0)
+    (5, 2, 4)
+    """
+    half = high / 2 - low / 2
+    if not isfinite(half) or half <= 0:
+        return 4 if abs(high) < 10 else 1
+    return min(max(1 - floor(log10(half)), 0), MAX_DECIMALS)
+
+
+def with_unit(text: str, unit: str) -> str:
+    """Return ``text`` and its unit, kept on one line."""
+    return f"{text}{NO_BREAK_SPACE}{unit}" if unit and text != NOT_MEASURED else text
+
+
+def interval(value: float, low: float, high: float, *, unit: str = "") -> str:
+    """Return a value with its interval; a value without one stands alone.
+
+    >>> interval(0.9931, 0.9928, 0.9934)
+    '0.99310 [0.99280, 0.99340]'
+    """
+    decimals = decimals_for(low, high)
+    shown = with_unit(number(value, decimals), unit)
+    if not (isfinite(low) and isfinite(high) and isfinite(value)) or low == high:
+        return shown
+    return f"{shown} [{number(low, decimals)}, {number(high, decimals)}]"
+
+
+def size(size_bytes: float) -> str:
+    """Return a size in decimal units, as disks and registries count."""
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size_bytes >= factor:
+            return with_unit(significant(size_bytes / factor), unit)
+    return with_unit(number(size_bytes), "bytes")
+
+
+def duration(ms: float) -> str:
+    """Return a duration given in milliseconds, in the unit that keeps it short."""
+    if ms >= 1000:
+        return with_unit(significant(ms / 1000), "s")
+    return with_unit(significant(ms, 3 if ms >= 1 else 2), "ms")
+
+
+def rate(per_s: float) -> str:
+    """Return a throughput in texts per second."""
+    return with_unit(significant(per_s), "texts/s")
+
+
+def times(ratio: float) -> str:
+    """Return a ratio in words.
+
+    >>> times(3.84), times(12.6)
+    ('3.8 times', '13 times')
+    """
+    return f"{significant(ratio, 2)} times"
