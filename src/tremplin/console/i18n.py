@@ -45,13 +45,24 @@ class Language:
     # -- numbers -----------------------------------------------------------------------------------
 
     def number(self, value: float, digits: int = 0) -> str:
-        """Return a number with grouped thousands: 1,234.5 in English, 1 234,5 in French."""
+        """Return a number: 1 234.5 in English, 1 234,5 in French.
+
+        Thousands are parted by a narrow space in both (ISO 80000-1), as in the reports.
+        """
         text = f"{value:,.{digits}f}"
         if float(f"{value:.{digits}f}") == 0:
             text = text.lstrip("-")
-        if self.code == "fr":
-            text = text.translate({ord(","): NARROW_NBSP, ord("."): ","})
-        return text.replace("-", MINUS)
+        point = "," if self.code == "fr" else "."
+        return text.translate({ord(","): NARROW_NBSP, ord("."): point, ord("-"): MINUS})
+
+    def plain(self, value: float) -> str:
+        """Return a number as short as it can be written, such as a bound somebody chose."""
+        text = f"{value:.6g}".replace("-", MINUS)
+        return text.replace(".", ",") if self.code == "fr" else text
+
+    def precise(self, value: float) -> str:
+        """Return a measure on the scale of 1 with four decimals, more when it is tiny."""
+        return self.number(value, 4) if abs(value) >= 0.001 or value == 0 else self.plain(value)
 
     def significant(self, value: float, figures: int = 3) -> str:
         """Return a number with about this many significant figures and no exponent."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tremplin.errors import PassFailed
+from tremplin.errors import OptimizeFailed, PassFailed
 from tremplin.machine import Machine
 from tremplin.optimize.calibrate import ChannelStatistics, collect_statistics
 from tremplin.optimize.measure import QUICK, Effort, measure_speed
@@ -105,7 +105,7 @@ def optimise(
     bounds = options.bounds if options.bounds is not None else default_bounds(source.interface.task)
     with tempfile.TemporaryDirectory(prefix="tremplin-") as folder:
         progress("calibrate", 0.05)
-        rows = tokenizer.encode(texts.calibration[:CALIBRATION_TEXTS])
+        rows = tokenizer.encode(texts.calibration[:CALIBRATION_TEXTS]).rows
         statistics = collect_statistics(graph, rows, seed=options.seed, threads=machine.cores)
         progress("run the reference", 0.2)
         judge = _Judge(graph, source, tokenizer, texts, bounds, machine, options)
@@ -123,6 +123,21 @@ def optimise(
         )
         registry.record_speed(manifest, best.speed)
     return manifest
+
+
+def float_parent(registry: Registry, ref: str) -> Manifest:
+    """Return the version to start from: the one named, or the newest float32 one of a model.
+
+    Raises OptimizeFailed when the version named is quantized already: its loss could not be told apart.
+    """
+    named = registry.resolve(ref)
+    if "@" not in ref:
+        named = next((m for m in reversed(registry.versions(ref)) if m.precision == "fp32"), named)
+    if named.precision != "fp32":
+        raise OptimizeFailed(
+            f"{named.ref} is {named.precision}; optimising starts from fp32. Name an fp32 version of it."
+        )
+    return named
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate:
@@ -157,8 +172,8 @@ class _Judge:
         self._machine = machine
         self._options = options
         self._output = "embedding" if source.interface.task is Task.EMBEDDING else "probabilities"
-        self._rows = tokenizer.encode(texts.evaluation)
-        self._passages = tokenizer.encode(texts.passages) if self._output == "embedding" else []
+        self._rows = tokenizer.encode(texts.evaluation).rows
+        self._passages = tokenizer.encode(texts.passages).rows if self._output == "embedding" else []
         self._reference = self._answers(self._engine(graph))
 
     def candidate(self, scheme: str, result: PassResult, path: Path) -> Candidate:

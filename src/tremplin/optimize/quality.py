@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tremplin.errors import BadInput
 from tremplin.optimize.run_graph import run_alone, run_rows
 from tremplin.registry.passport import Bound, Metric, extreme_metric, mean_metric, share_metric
 from tremplin.registry.task import Task
@@ -32,6 +34,19 @@ INVARIANCE_ROWS = 96
 def default_bounds(task: Task) -> tuple[Bound, ...]:
     """Return what a quantized version promises unless the user says otherwise."""
     return EMBEDDING_BOUNDS if task is Task.EMBEDDING else CLASSIFICATION_BOUNDS
+
+
+def read_bound(text: str) -> Bound:
+    """Return the bound written as ``metric>=value`` or ``metric<=value``; raises BadInput."""
+    match = re.fullmatch(r"\s*([a-z_]+)\s*(>=|<=)\s*([0-9.eE+-]+)\s*", text)
+    try:
+        if match is None:
+            raise ValueError
+        value = float(match.group(3))
+    except ValueError:
+        raise BadInput(f"{text!r} is not a bound; write one such as 'cosine_mean>=0.995'.") from None
+    at_least = match.group(2) == ">="
+    return Bound(match.group(1), at_least=value if at_least else None, at_most=None if at_least else value)
 
 
 def embedding_metrics(

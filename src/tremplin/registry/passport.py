@@ -126,12 +126,9 @@ class Speed:
         best = max(rate.values())
         return max(rows * tokens for (rows, tokens), value in rate.items() if value >= 0.97 * best)
 
-    def texts_per_s(self, tokens: int) -> float:
-        """Return the best measured throughput for texts of about this many tokens."""
-        near = min(self.throughput, key=lambda t: abs(t.tokens - tokens), default=None)
-        if near is None:
-            return 0.0
-        return max(t.texts_per_s for t in self.throughput if t.tokens == near.tokens)
+    def tokens_per_s(self) -> float:
+        """Return the best measured throughput in tokens per second, over all shapes."""
+        return max((t.texts_per_s * t.tokens for t in self.throughput), default=0.0)
 
 
 def mean_metric(name: str, values: Sequence[float]) -> Metric:

@@ -29,7 +29,7 @@ class Admission:
     """Counts the tokens that wait for one engine. Owned by the event loop."""
 
     def __init__(self, limits: AdmissionLimits, *, tokens_per_s: float) -> None:
-        self._limits = limits
+        self.limits = limits
         self._tokens_per_s = max(tokens_per_s, 1.0)
         self._draining = False
         self.queued_tokens = 0
@@ -37,9 +37,9 @@ class Admission:
 
     def check_rows(self, rows: int) -> None:
         """Refuse a request with more rows than one request may carry, before its text is read."""
-        if rows > self._limits.max_rows_per_request:
+        if rows > self.limits.max_rows_per_request:
             raise TooManyInputs(
-                f"The request has {rows} inputs; one request may carry {self._limits.max_rows_per_request}. "
+                f"The request has {rows} inputs; one request may carry {self.limits.max_rows_per_request}. "
                 "Split it into several requests."
             )
 
@@ -47,15 +47,15 @@ class Admission:
         """Admit a request and count it; raises Overloaded, TooManyInputs or NotReady."""
         if self._draining:
             raise NotReady("The server is stopping; send the request to another replica.")
-        if tokens > self._limits.max_tokens_per_request:
+        if tokens > self.limits.max_tokens_per_request:
             raise TooManyInputs(
                 f"The request has {tokens} tokens; one request may carry "
-                f"{self._limits.max_tokens_per_request}. Split it into several requests."
+                f"{self.limits.max_tokens_per_request}. Split it into several requests."
             )
         wait_s = self.predicted_wait_s()
-        too_many = self.queued_tokens + tokens > self._limits.max_queue_tokens
+        too_many = self.queued_tokens + tokens > self.limits.max_queue_tokens
         # An empty queue admits any legal request: otherwise the largest would never be served.
-        if self.queued_tokens and (too_many or wait_s > self._limits.max_queue_s):
+        if self.queued_tokens and (too_many or wait_s > self.limits.max_queue_s):
             raise Overloaded(
                 f"The queue holds {self.queued_tokens} tokens, about {wait_s:.1f} s of work. Try again later.",
                 retry_after_s=self._retry_after_s(tokens),
@@ -83,6 +83,6 @@ class Admission:
 
     def _retry_after_s(self, tokens: int) -> float:
         """When enough of the queue will have gone; jittered so that refused clients do not return at once."""
-        room = min(self._limits.max_queue_tokens, self._limits.max_queue_s * self._tokens_per_s)
+        room = min(self.limits.max_queue_tokens, self.limits.max_queue_s * self._tokens_per_s)
         excess = max(0.0, self.queued_tokens + tokens - room)
         return min(MAX_RETRY_AFTER_S, (excess / self._tokens_per_s + 0.05) * random.uniform(1.0, 1.3))

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from tremplin.registry.manifest import Manifest
 from tremplin.serve.admit import Admission
 from tremplin.serve.engine import Engine
-from tremplin.serve.queue import BatchLimits, BatchQueue, BatchRecord, Work
+from tremplin.serve.batch import BatchLimits
+from tremplin.serve.queue import BatchQueue, BatchRecord, Work
 from tremplin.serve.timing import Timings
 from tremplin.serve.tokenize import TextTokenizer
 
@@ -54,6 +55,7 @@ class Inferencer:
         self.tokenizer = tokenizer
         self.engine = engine
         self.admission = admission
+        self.limits = limits
         self.broken_bounds = broken_bounds
         self._on_batch = on_batch
         self._queue = BatchQueue(engine, limits, name=manifest.ref, on_batch=self._observe)
@@ -75,17 +77,17 @@ class Inferencer:
         self.admission.check_rows(len(texts))
         started = time.perf_counter()
         if sum(map(len, texts)) <= INLINE_CHARACTERS:
-            rows = self.tokenizer.encode(texts, truncate=truncate)
+            encoded = self.tokenizer.encode(texts, truncate=truncate)
         else:
-            rows = await asyncio.to_thread(self.tokenizer.encode, texts, truncate=truncate)
-        return await self._run(rows, time.perf_counter() - started)
+            encoded = await asyncio.to_thread(self.tokenizer.encode, texts, truncate=truncate)
+        return await self._run(encoded.rows, time.perf_counter() - started, encoded.truncated)
 
     async def infer_ids(self, rows: Sequence[Sequence[int]]) -> Inference:
         """Return the outputs for rows of token ids the caller made himself."""
         self.admission.check_rows(len(rows))
-        return await self._run(self.tokenizer.check_ids(rows), 0.0)
+        return await self._run(self.tokenizer.check_ids(rows), 0.0, 0)
 
-    async def _run(self, rows: list[list[int]], tokenize_s: float) -> Inference:
+    async def _run(self, rows: list[list[int]], tokenize_s: float, truncated: int) -> Inference:
         lengths = list(map(len, rows))
         tokens = sum(lengths)
         self.admission.enter(len(rows), tokens)
@@ -104,6 +106,7 @@ class Inferencer:
             queue_ms=(work.started - work.arrived) * 1e3,
             compute_ms=(work.finished - work.started) * 1e3,
             tokens=tokens,
+            truncated=truncated,
         )
         return Inference(work.results, lengths, timings)
 

@@ -16,12 +16,5 @@ class Timings:
     """From then until its last row was computed; other requests' rows may share the batches."""
     tokens: int
     """Tokens of the request, special tokens included."""
-
-    def plus(self, other: Timings) -> Timings:
-        """Return the time of two steps of one request, done one after the other."""
-        return Timings(
-            self.tokenize_ms + other.tokenize_ms,
-            self.queue_ms + other.queue_ms,
-            self.compute_ms + other.compute_ms,
-            self.tokens + other.tokens,
-        )
+    truncated: int = 0
+    """Texts that were cut to what the model reads."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -16,6 +17,15 @@ UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 
 # Longer texts are cut before they are tokenized: no token is longer in practice, and time stays bounded.
 MAX_CHARACTERS_PER_TOKEN = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids of some texts."""
+
+    rows: list[list[int]]
+    truncated: int
+    """How many texts had more tokens than the model reads and were cut."""
 
 
 class TextTokenizer:
@@ -33,7 +43,7 @@ class TextTokenizer:
         self._cut = interface.max_tokens * MAX_CHARACTERS_PER_TOKEN
         self._check_vocabulary()
 
-    def encode(self, texts: Sequence[str], *, truncate: bool = True) -> list[list[int]]:
+    def encode(self, texts: Sequence[str], *, truncate: bool = True) -> Encoded:
         """Return the token ids of each text, special tokens included.
 
         Raises EmptyText or InvalidText naming the row, TextTooLong when ``truncate`` is false and a text has
@@ -42,15 +52,17 @@ class TextTokenizer:
         for row, text in enumerate(texts):
             self._check_text(text, row)
         encodings = self._tokenizer.encode_batch_fast([text[: self._cut] for text in texts])
-        if not truncate:
-            for row, encoding in enumerate(encodings):
-                if encoding.overflowing:
-                    raise TextTooLong(
-                        f"Text {row} has more than the {self._interface.max_tokens} tokens this model reads. "
-                        "Shorten it, or let the server truncate it.",
-                        pointer=f"/{row}",
-                    )
-        return [encoding.ids for encoding in encodings]
+        rows = [encoding.ids for encoding in encodings]
+        # Only a row that is exactly full can have been cut; asking the others would cost a call each.
+        full = [row for row, ids in enumerate(rows) if len(ids) == self._interface.max_tokens]
+        cut = [row for row in full if encodings[row].overflowing or len(texts[row]) > self._cut]
+        if cut and not truncate:
+            raise TextTooLong(
+                f"Text {cut[0]} has more than the {self._interface.max_tokens} tokens this model reads. "
+                "Shorten it, or let the server truncate it.",
+                pointer=f"/{cut[0]}",
+            )
+        return Encoded(rows, len(cut))
 
     def tokens(self, text: str, *, add_special_tokens: bool = True) -> list[tuple[int, str, int, int, bool]]:
         """Return (id, text of the token, start, end, is_special) of each token, by character offsets."""

@@ -1,4 +1,4 @@
 """Train a classification head in seconds on the features of a frozen encoder.
 
-read labelled text -> split -> encode -> choose the penalty -> fit -> calibrate -> attach to the graph -> report
+    labelled text -> split -> encode -> choose the penalty -> fit -> calibrate -> attach -> report
 """

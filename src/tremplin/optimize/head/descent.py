@@ -89,31 +89,38 @@ def minimise(problem: Problem, start: Floats, *, tolerance: float, max_iteration
     Source: Liu & Nocedal, On the limited memory BFGS method, 1989.
     """
     goal = tolerance * _norm_at_zero(problem, start.shape[1])
-    parameters = start
-    logits = problem.logits(parameters)
-    loss, residual = problem.loss(logits)
-    loss += problem.penalty(parameters)
-    gradient = problem.gradient(parameters, residual)
+    point = _point(problem, start, problem.logits(start))
     memory: deque[tuple[Floats, Floats, float]] = deque(maxlen=MEMORY)
     for iteration in range(max_iterations):
-        if np.linalg.norm(gradient) <= goal:
-            return Descent(parameters, iteration, converged=True)
-        direction = _direction(gradient, memory, problem.curvature)
-        along = problem.logits(direction)
-        found = _search(problem, parameters, direction, logits, along, loss, float(np.vdot(gradient, direction)))
-        if found is None:  # the decrease left is below what float64 can tell
-            return Descent(parameters, iteration, converged=True)
-        step, loss, residual = found
-        moved = step * direction
-        parameters = parameters + moved
-        logits += step * along
-        new_gradient = problem.gradient(parameters, residual)
-        change = new_gradient - gradient
+        if np.linalg.norm(point.gradient) <= goal:
+            return Descent(point.parameters, iteration, converged=True)
+        direction = _direction(point.gradient, memory, problem.curvature)
+        following = _search(problem, point, direction)
+        if following is None:  # the decrease left is below what float64 can tell
+            return Descent(point.parameters, iteration, converged=True)
+        moved = following.parameters - point.parameters
+        change = following.gradient - point.gradient
         curvature = float(np.vdot(moved, change))
         if curvature > 0:  # always, for a convex loss, but for rounding
             memory.append((moved, change, 1 / curvature))
-        gradient = new_gradient
-    return Descent(parameters, max_iterations, converged=False)
+        point = following
+    return Descent(point.parameters, max_iterations, converged=False)
+
+
+@dataclass(frozen=True)
+class _Point:
+    """Where the descent stands."""
+
+    parameters: Floats
+    logits: Floats
+    loss: float
+    gradient: Floats
+
+
+def _point(problem: Problem, parameters: Floats, logits: Floats) -> _Point:
+    loss, residual = problem.loss(logits)
+    gradient = problem.gradient(parameters, residual)
+    return _Point(parameters, logits, loss + problem.penalty(parameters), gradient)
 
 
 def _norm_at_zero(problem: Problem, classes: int) -> float:
@@ -123,9 +130,7 @@ def _norm_at_zero(problem: Problem, classes: int) -> float:
     return float(np.linalg.norm(problem.gradient(zero, residual)))
 
 
-def _direction(
-    gradient: Floats, memory: deque[tuple[Floats, Floats, float]], curvature: Floats
-) -> Floats:
+def _direction(gradient: Floats, memory: deque[tuple[Floats, Floats, float]], curvature: Floats) -> Floats:
     """Return the L-BFGS direction by the two-loop recursion, the diagonal being the first guess."""
     direction = -gradient
     shares = []
@@ -143,26 +148,21 @@ def _direction(
     return direction
 
 
-def _search(
-    problem: Problem,
-    parameters: Floats,
-    direction: Floats,
-    logits: Floats,
-    along: Floats,
-    loss: float,
-    slope: float,
-) -> tuple[float, float, Floats] | None:
-    """Return (step, loss, residual) of a step that decreases the loss enough, halving or better from 1.
+def _search(problem: Problem, point: _Point, direction: Floats) -> _Point | None:
+    """Return the first point from step 1 down that decreases the loss enough, None when there is none.
 
-    None when none is found. ``along`` is what ``direction`` adds to the logits, so a trial costs a softmax.
+    A trial costs a softmax and no product: logits are linear in the step.
     """
+    along = problem.logits(direction)
+    slope = float(np.vdot(point.gradient, direction))
     step = 1.0
     for _ in range(MAX_BACKTRACKS):
-        trial, residual = problem.loss(logits + step * along)
-        trial += problem.penalty(parameters + step * direction)
-        if trial <= loss + SUFFICIENT_DECREASE * step * slope:
-            return step, trial, residual
+        parameters, logits = point.parameters + step * direction, point.logits + step * along
+        loss, residual = problem.loss(logits)
+        loss += problem.penalty(parameters)
+        if loss <= point.loss + SUFFICIENT_DECREASE * step * slope:
+            return _Point(parameters, logits, loss, problem.gradient(parameters, residual))
         # The minimum of the parabola through the two values and the slope, kept inside [0.1, 0.5].
-        parabola = -slope * step * step / (2 * (trial - loss - step * slope))
+        parabola = -slope * step * step / (2 * (loss - point.loss - step * slope))
         step = min(max(parabola, 0.1 * step), 0.5 * step)
     return None

@@ -113,25 +113,23 @@ def fit(
         raise ValueError("a feature is not finite")
     axes = PrincipalAxes.of(features)
     parameters = np.zeros((features.shape[1] + 1, n_classes)) if start is None else axes.enter(start)
-    problem = problem_of(axes.coordinates, axes.variances, targets, n_classes, l2, class_weight)
+    weights = row_weights(targets, n_classes, class_weight)
+    problem = problem_of(axes.coordinates, axes.variances, targets, weights, l2=l2, n_classes=n_classes)
     return axes.leave(minimise(problem, parameters, tolerance=tolerance, max_iterations=max_iterations))
 
 
 def problem_of(
-    coordinates: Floats,
-    variances: Floats,
-    targets: Targets,
-    n_classes: int,
-    l2: float,
-    class_weight: ClassWeight | None,
+    coordinates: Floats, variances: Floats, targets: Targets, weights: Floats, *, l2: float, n_classes: int
 ) -> Problem:
-    """Return the problem of a head on features that are already in their principal axes."""
+    """Return the problem of a head on features (n, dim) given in their principal axes.
+
+    ``variances`` is (dim,), ``weights`` (n,) as from ``row_weights``.
+    """
     # The log loss curves by p (1 - p) times the variance; uniform p is where a descent from zero starts.
     # Böhning (Multinomial logistic regression algorithm, 1992) bounds it by 1/2.
-    curve = (1 - 1 / n_classes) / n_classes
-    curvature = curve * np.append(variances, 1.0)
+    uniform = (1 - 1 / n_classes) / n_classes
+    curvature = uniform * np.append(variances, 1.0)
     curvature[:-1] += l2
-    weights = row_weights(targets, n_classes, class_weight)
     return Problem(coordinates, targets, weights, l2, curvature)
 
 

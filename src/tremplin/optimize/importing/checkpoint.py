@@ -103,6 +103,12 @@ class Checkpoint:
         return str(declared[0]) if isinstance(declared, list) and declared else ""
 
     @property
+    def prompts(self) -> tuple[str, ...]:
+        """Names of the prompts that config_sentence_transformers.json declares, the empty ones left out."""
+        declared = _optional(self.root / "config_sentence_transformers.json").get("prompts")
+        return tuple(name for name, text in declared.items() if text) if isinstance(declared, dict) else ()
+
+    @property
     def tokenizer_path(self) -> Path:
         """Path of tokenizer.json, in the encoder's folder or at the root."""
         own = self.folder / "tokenizer.json"
@@ -171,7 +177,9 @@ def _locate(source: str | Path, revision: str | None) -> tuple[Path, str | None]
         raise IncompleteSource(f"{path} is a file; an import reads the folder that holds config.json.")
     if isinstance(source, str) and hub.looks_like_hub_id(source) and not source.startswith(("./", "../")):
         return hub.fetch(source, revision)
-    raise IncompleteSource(f"{path} does not exist. Give a folder, or a Hub id such as org/name or org/name@revision.")
+    raise IncompleteSource(
+        f"{path} does not exist. Give a folder, or a Hub id such as org/name or org/name@revision."
+    )
 
 
 def _module_entries(path: Path) -> list[tuple[str, str]]:
@@ -185,7 +193,9 @@ def _module_entries(path: Path) -> list[tuple[str, str]]:
         raise IncompleteSource(f"{path} is not a valid list of modules ({error}).") from error
     if not entries or entries[0][0] != "Transformer":
         first = entries[0][0] if entries else "nothing"
-        raise UnsupportedModel(f"{path} starts with {first}; only models that start with a Transformer can be built.")
+        raise UnsupportedModel(
+            f"{path} starts with {first}; only models that start with a Transformer can be built."
+        )
     if any(".." in Path(folder).parts or Path(folder).is_absolute() for _, folder in entries):
         raise IncompleteSource(f"{path} names a folder outside the model.")
     return entries

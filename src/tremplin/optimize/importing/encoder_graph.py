@@ -48,7 +48,9 @@ def needs_token_type_ids(spec: EncoderSpec, task: Task) -> bool:
     return spec.token_types > 1 and spec.tokenizer_marks_second_text and task in PAIR_TASKS
 
 
-def write_encoder(writer: GraphWriter, spec: EncoderSpec, weights: EncoderWeights, *, token_types: bool) -> str:
+def write_encoder(
+    writer: GraphWriter, spec: EncoderSpec, weights: EncoderWeights, *, token_types: bool
+) -> str:
     """Write the encoder and return the name of its last hidden states, (batch, tokens, hidden) float32.
 
     Reads the graph inputs ``input_ids``, ``attention_mask`` and, with ``token_types``, ``token_type_ids``:
@@ -61,8 +63,12 @@ def write_encoder(writer: GraphWriter, spec: EncoderSpec, weights: EncoderWeight
     return hidden
 
 
-def _write_embeddings(writer: GraphWriter, spec: EncoderSpec, weights: EncoderWeights, token_types: bool) -> str:
-    word = writer.node("Gather", [writer.weight("embeddings.word.weight", weights.word), "input_ids"], "embeddings.word")
+def _write_embeddings(
+    writer: GraphWriter, spec: EncoderSpec, weights: EncoderWeights, token_types: bool
+) -> str:
+    word = writer.node(
+        "Gather", [writer.weight("embeddings.word.weight", weights.word), "input_ids"], "embeddings.word"
+    )
     table = weights.position
     if weights.token_type is not None and not token_types:
         table = table + weights.token_type[0]
@@ -86,8 +92,12 @@ def _write_positions(writer: GraphWriter, spec: EncoderSpec, table: str) -> str:
     # As transformers' create_position_ids_from_input_ids: rank among the ids that are not padding.
     padding = writer.integers(spec.padding_id)
     is_padding = writer.node("Equal", ["input_ids", padding], "positions.is_padding")
-    is_token = writer.node("Cast", [writer.node("Not", [is_padding], "positions.is_token")], "positions.ones", to=7)
-    rank = writer.node("CumSum", [is_token, writer.constant("axis_1", np.array(1, np.int64))], "positions.rank")
+    is_token = writer.node(
+        "Cast", [writer.node("Not", [is_padding], "positions.is_token")], "positions.ones", to=7
+    )
+    rank = writer.node(
+        "CumSum", [is_token, writer.constant("axis_1", np.array(1, np.int64))], "positions.rank"
+    )
     kept = writer.node("Mul", [rank, is_token], "positions.kept")
     ids = writer.node("Add", [kept, padding], "positions.ids")
     return writer.node("Gather", [table, ids], "embeddings.position")
@@ -112,7 +122,9 @@ def _write_attention_bias(writer: GraphWriter, spec: EncoderSpec, weights: Encod
     queries = writer.node("Unsqueeze", [ranks, writer.integers(1)], "relative.queries")
     distance = writer.node("Sub", [keys, queries], "relative.distance")
     offset = writer.constant("int64_scalar_longest", np.array(longest - 1, np.int64))
-    rows = writer.node("Gather", [table, writer.node("Add", [distance, offset], "relative.row")], "relative.rows")
+    rows = writer.node(
+        "Gather", [table, writer.node("Add", [distance, offset], "relative.row")], "relative.rows"
+    )
     by_head = writer.node("Transpose", [rows], "relative.by_head", perm=[2, 0, 1])  # (heads, queries, keys)
     return writer.node("Add", [bias, by_head], "attention.bias_with_distance")
 

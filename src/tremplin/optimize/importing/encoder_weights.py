@@ -81,9 +81,13 @@ def read_encoder(spec: EncoderSpec, weights: Weights) -> EncoderWeights:
     return EncoderWeights(
         word=_word_table(spec, weights, prefix),
         position=table("embeddings.position_embeddings.weight", spec.position_rows),
-        token_type=table("embeddings.token_type_embeddings.weight", spec.token_types) if spec.token_types else None,
+        token_type=table("embeddings.token_type_embeddings.weight", spec.token_types)
+        if spec.token_types
+        else None,
         norm=read_norm(weights, f"{prefix}embeddings.LayerNorm", width),
-        projection=read_linear(weights, f"{prefix}embeddings_project", hidden, width) if is_projected else None,
+        projection=read_linear(weights, f"{prefix}embeddings_project", hidden, width)
+        if is_projected
+        else None,
         relative_bias=table("encoder.relative_attention_bias.weight", spec.relative_buckets, spec.heads)
         if spec.relative_buckets
         else None,
@@ -140,7 +144,9 @@ def relative_bias_by_distance(bias: Floats, max_positions: int) -> Floats:
     Source: Raffel et al. 2020 (T5), as in transformers' MPNetEncoder.relative_position_bucket.
     """
     if len(bias) < MPNET_BUCKETS:
-        raise IncompleteSource(f"The relative attention bias has {len(bias)} rows, expected at least {MPNET_BUCKETS}.")
+        raise IncompleteSource(
+            f"The relative attention bias has {len(bias)} rows, expected at least {MPNET_BUCKETS}."
+        )
     distance = np.arange(-(max_positions - 1), max_positions)
     half, exact = MPNET_BUCKETS // 2, MPNET_BUCKETS // 4
     far = np.abs(distance)

@@ -139,7 +139,9 @@ def read_spec(checkpoint: Checkpoint) -> EncoderSpec:
     hidden_size = config.integer("hidden_size", "dim")
     heads = config.integer("num_attention_heads", "n_heads")
     if heads < 1 or hidden_size % heads:
-        raise IncompleteSource(f"{config.path}: hidden size {hidden_size} cannot be divided by {heads} heads.")
+        raise IncompleteSource(
+            f"{config.path}: hidden size {hidden_size} cannot be divided by {heads} heads."
+        )
     is_electra, is_mpnet = checkpoint.model_type == "electra", checkpoint.model_type == "mpnet"
     return EncoderSpec(
         family=checkpoint.model_type,
@@ -158,7 +160,9 @@ def read_spec(checkpoint: Checkpoint) -> EncoderSpec:
         padding_id=1 if is_mpnet else config.integer("pad_token_id", default=_default_padding(family)),
         token_types=config.integer("type_vocab_size", default=2) if family.has_token_types else 0,
         tokenizer_marks_second_text=family.tokenizer_marks_second_text,
-        relative_buckets=config.integer("relative_attention_num_buckets", default=MPNET_BUCKETS) if is_mpnet else 0,
+        relative_buckets=config.integer("relative_attention_num_buckets", default=MPNET_BUCKETS)
+        if is_mpnet
+        else 0,
     )
 
 
@@ -169,7 +173,9 @@ def _default_padding(family: Family) -> int:
 def _refuse_variants(config: Config) -> None:
     positions = config.text("position_embedding_type", default="absolute")
     if positions != "absolute":
-        raise UnsupportedModel(f"{config.path}: position_embedding_type {positions!r}; only 'absolute' can be built.")
+        raise UnsupportedModel(
+            f"{config.path}: position_embedding_type {positions!r}; only 'absolute' can be built."
+        )
     for flag in ("is_decoder", "add_cross_attention", "is_encoder_decoder"):
         if config.flag(flag):
             raise UnsupportedModel(f"{config.path}: {flag} is true; only encoders can be built.")

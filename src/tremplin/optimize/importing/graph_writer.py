@@ -47,7 +47,8 @@ class GraphWriter:
         """Store a learned tensor under its own name and return the name."""
         from onnx import numpy_helper
 
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        # Not ascontiguousarray: it makes a scalar an array of one.
+        self.initializers.append(numpy_helper.from_array(np.asarray(values, order="C"), name))
         return name
 
     def constant(self, name: str, values: npt.NDArray[np.generic]) -> str:
@@ -96,7 +97,9 @@ class GraphWriter:
             case "identity":
                 return x
             case _:
-                raise AssertionError(f"activation {kind!r} reached the graph: a bug, families.py should refuse it")
+                raise AssertionError(
+                    f"activation {kind!r} reached the graph: a bug, families.py should refuse it"
+                )
 
     def model(
         self, inputs: list[str], outputs: dict[str, list[str | int]], metadata: dict[str, str]
@@ -111,11 +114,16 @@ class GraphWriter:
             self.nodes,
             "tremplin",
             [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"]) for name in inputs],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+                for name, shape in outputs.items()
+            ],
             self.initializers,
         )
         imports = self.opset_imports or [helper.make_opsetid("", OPSET)]
-        model = helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION, producer_name="tremplin")
+        model = helper.make_model(
+            graph, opset_imports=imports, ir_version=IR_VERSION, producer_name="tremplin"
+        )
         helper.set_model_props(model, metadata)
         return model
 

@@ -61,7 +61,9 @@ def _cached(name: str, revision: str | None) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(NEEDED), local_files_only=True))
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=list(NEEDED), local_files_only=True)
+        )
     except OSError:  # LocalEntryNotFoundError is a FileNotFoundError
         return None
 

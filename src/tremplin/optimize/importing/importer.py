@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tremplin.errors import UnsupportedModel
-from tremplin.optimize.importing import families, heads, sentence_modules
+from tremplin.optimize.importing.build import BUILT_BY_TREMPLIN, BuiltGraph, build_graph
 from tremplin.optimize.importing.checkpoint import Checkpoint, open_checkpoint
-from tremplin.optimize.importing.encoder_graph import needs_token_type_ids, write_encoder
-from tremplin.optimize.importing.encoder_weights import read_encoder
-from tremplin.optimize.importing.graph_writer import GraphWriter, save_model
-from tremplin.optimize.importing.parity import (
-    LABELS_KEY,
-    MAX_TOKENS_KEY,
-    MULTI_LABEL_KEY,
-    PADDING_KEY,
-    TASK_KEY,
-    GraphFiles,
-    ParityReport,
-    check_parity,
-)
+from tremplin.optimize.importing.families import is_known_family
+from tremplin.optimize.importing.graph_writer import save_model
+from tremplin.optimize.importing.parity import GraphFiles, ParityReport, check_parity
 from tremplin.optimize.importing.probes import probes
 from tremplin.optimize.importing.reference import ReferenceKind, open_reference
-from tremplin.optimize.importing.tokenizer import PreparedTokenizer, prepare_tokenizer, token_limit
 from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE
 from tremplin.registry.task import Task
 
-if TYPE_CHECKING:
-    import onnx
+HEAD_TASKS = {
+    "ForSequenceClassification": Task.CLASSIFICATION,
+    "ForTokenClassification": Task.TOKEN_CLASSIFICATION,
+    "ForQuestionAnswering": Task.QUESTION_ANSWERING,
+}
 
-BUILT_BY_TREMPLIN = "tremplin"
-BUILT_BY_TORCH = "torch.onnx"
+# Pretraining heads are dropped: what is left is a bare encoder.
+BARE_ENDINGS = ("ForMaskedLM", "ForPreTraining")
 
 
 @dataclass(frozen=True)
@@ -48,6 +38,7 @@ class ImportedModel:
     labels: tuple[str, ...]
     multi_label: bool
     max_tokens: int
+    """Longest text, special tokens included."""
     embedding_dim: int | None
     vocab_size: int
     """Rows of the word table: every token id is below it."""
@@ -63,19 +54,6 @@ class ImportedModel:
     parity: ParityReport
     notes: tuple[str, ...] = ()
     """What a careful reader should know: a pooling that the source did not declare, a prompt left out."""
-
-
-@dataclass(frozen=True)
-class BuiltGraph:
-    """A graph in memory, before it is proven."""
-
-    model: onnx.ModelProto
-    labels: heads.Labels
-    embedding_dim: int | None
-    vocab_size: int
-    needs_token_type_ids: bool
-    tokenizer: PreparedTokenizer
-    built_by: str
 
 
 def import_model(
@@ -95,7 +73,7 @@ def import_model(
     kind = ReferenceKind(reference)
     checkpoint = open_checkpoint(source, revision)
     task = task or default_task(checkpoint)
-    built = build_graph(checkpoint, task)
+    built = _build(checkpoint, task, kind)
     destination.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination, prefix=".import-") as scratch:
         files = GraphFiles(Path(scratch) / MODEL_FILE, Path(scratch) / TOKENIZER_FILE)
@@ -122,7 +100,7 @@ def import_model(
         source_sha256=checkpoint.weights.sha256(),
         built_by=built.built_by,
         parity=report,
-        notes=_notes(checkpoint, task),
+        notes=_notes(checkpoint, task, built),
     )
 
 
@@ -132,66 +110,43 @@ def default_task(checkpoint: Checkpoint) -> Task:
     Raises UnsupportedModel for a head that answers none of Tremplin's tasks.
     """
     name = checkpoint.architecture
-    for ending, task in (
-        ("ForSequenceClassification", Task.CLASSIFICATION),
-        ("ForTokenClassification", Task.TOKEN_CLASSIFICATION),
-        ("ForQuestionAnswering", Task.QUESTION_ANSWERING),
-    ):
+    for ending, task in HEAD_TASKS.items():
         if name.endswith(ending):
             return task
-    if "For" not in name or name.endswith(("ForMaskedLM", "ForPreTraining")):
+    if "For" not in name or name.endswith(BARE_ENDINGS):
         return Task.EMBEDDING
     raise UnsupportedModel(f"{checkpoint.config.path}: {name} answers none of the tasks {', '.join(Task)}.")
 
 
-def build_graph(checkpoint: Checkpoint, task: Task) -> BuiltGraph:
-    """Return the graph of a checkpoint for a task, not yet proven."""
-    spec = families.read_spec(checkpoint)
-    labels = heads.read_labels(checkpoint, task)
-    limit = token_limit(checkpoint, spec.max_positions)
-    tokenizer = prepare_tokenizer(checkpoint, max_tokens=limit, embedding_rows=spec.vocab_size)
-    token_types = needs_token_type_ids(spec, task)
-    writer = GraphWriter()
-    weights = checkpoint.weights
-    hidden = write_encoder(writer, spec, read_encoder(spec, weights), token_types=token_types)
-    match task:
-        case Task.EMBEDDING:
-            steps = sentence_modules.read_embedding_steps(checkpoint, spec.hidden_size)
-            shapes = heads.write_embedding(writer, hidden, steps, spec.hidden_size)
-        case Task.CLASSIFICATION:
-            shapes = heads.write_classification(writer, hidden, spec, weights, labels)
-        case Task.TOKEN_CLASSIFICATION:
-            shapes = heads.write_token_classification(writer, hidden, spec, weights, labels)
-        case Task.QUESTION_ANSWERING:
-            shapes = heads.write_question_answering(writer, hidden, spec, weights)
-    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])]
-    return BuiltGraph(
-        model=writer.model(inputs, shapes, graph_metadata(task, labels, tokenizer)),
-        labels=labels,
-        embedding_dim=int(shapes["embedding"][1]) if task is Task.EMBEDDING else None,
-        vocab_size=spec.vocab_size,
-        needs_token_type_ids=token_types,
-        tokenizer=tokenizer,
-        built_by=BUILT_BY_TREMPLIN,
-    )
+def _build(checkpoint: Checkpoint, task: Task, kind: ReferenceKind) -> BuiltGraph:
+    if is_known_family(checkpoint):
+        return build_graph(checkpoint, task)
+    if kind is ReferenceKind.NUMPY:
+        raise UnsupportedModel(
+            f"Architecture {checkpoint.model_type!r} goes through torch, and the NumPy reference does not know it: "
+            "leave reference to 'auto'."
+        )
+    from tremplin.optimize.importing.torch_export import export_graph
+
+    return export_graph(checkpoint, task)
 
 
-def graph_metadata(task: Task, labels: heads.Labels, tokenizer: PreparedTokenizer) -> dict[str, str]:
-    """Return what a graph says of itself in its metadata_props."""
-    return {
-        TASK_KEY: task.value,
-        LABELS_KEY: json.dumps(labels.names, ensure_ascii=False),
-        MULTI_LABEL_KEY: json.dumps(labels.multi_label),
-        MAX_TOKENS_KEY: str(tokenizer.max_tokens),
-        PADDING_KEY: str(tokenizer.padding_id),
-    }
-
-
-def _notes(checkpoint: Checkpoint, task: Task) -> tuple[str, ...]:
+def _notes(checkpoint: Checkpoint, task: Task, built: BuiltGraph) -> tuple[str, ...]:
     notes = []
     if task is Task.EMBEDDING and not any(module.kind == "Pooling" for module in checkpoint.modules):
         notes.append(
             "The source is a bare encoder: its vectors are the mean over tokens, brought to unit length. "
             "It was probably not trained for this; measure before use."
+        )
+    if prompts := checkpoint.prompts:
+        notes.append(
+            f"The source declares prompts ({', '.join(prompts)}) that its users put before a text. "
+            "They are not part of the graph: the caller adds them."
+        )
+    if built.labels.is_regression:
+        notes.append("The scores are raw: a cross-encoder's library may put a sigmoid after them.")
+    if built.built_by != BUILT_BY_TREMPLIN:
+        notes.append(
+            f"Tremplin has no builder for {checkpoint.model_type!r}: the graph was exported by {built.built_by}."
         )
     return tuple(notes)

@@ -38,7 +38,9 @@ def gelu(x: Floats) -> Floats:
 def gelu_tanh(x: Floats) -> Floats:
     """The tanh approximation of gelu, same source."""
     wide = x.astype(np.float64)
-    return (0.5 * wide * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (wide + 0.044715 * wide**3)))).astype(np.float32)
+    return (0.5 * wide * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (wide + 0.044715 * wide**3)))).astype(
+        np.float32
+    )
 
 
 def sigmoid(x: Floats) -> Floats:
@@ -83,7 +85,9 @@ class NumpyEncoder:
         has_prefix = any(name.startswith(f"{family}embeddings.") for name in weights.names)
         self.prefix = family if has_prefix else self._other_prefix()
         self.heads = self._int("num_attention_heads", "n_heads")
-        self.epsilon = 1e-12 if self.kind == "distilbert" else float(str(self.config.get("layer_norm_eps", 1e-12)))
+        self.epsilon = (
+            1e-12 if self.kind == "distilbert" else float(str(self.config.get("layer_norm_eps", 1e-12)))
+        )
         name = str(self.config.get("activation" if self.kind == "distilbert" else "hidden_act", "gelu"))
         if name not in FUNCTIONS:
             raise UnsupportedModel(f"Activation {name!r} has no NumPy form.")
@@ -122,7 +126,9 @@ class NumpyEncoder:
         if name in self._weights:
             return self.tensor(name)
         tied = ("cls.predictions.decoder", "lm_head.decoder", "vocab_projector", "generator_lm_head")
-        return self.tensor(next((f"{head}.weight" for head in tied if f"{head}.weight" in self._weights), name))
+        return self.tensor(
+            next((f"{head}.weight" for head in tied if f"{head}.weight" in self._weights), name)
+        )
 
     def _positions(self, input_ids: Ids) -> Ids:
         if self.kind in ("bert", "electra", "distilbert"):
@@ -143,8 +149,12 @@ class NumpyEncoder:
             mixed = self._attend(x, [f"{at}attention.attn.{part}" for part in "qkv"], bias)
             x = self._norm(self.linear(mixed, f"{at}attention.attn.o") + x, f"{at}attention.LayerNorm")
         else:
-            mixed = self._attend(x, [f"{at}attention.self.{part}" for part in ("query", "key", "value")], bias)
-            x = self._norm(self.linear(mixed, f"{at}attention.output.dense") + x, f"{at}attention.output.LayerNorm")
+            mixed = self._attend(
+                x, [f"{at}attention.self.{part}" for part in ("query", "key", "value")], bias
+            )
+            x = self._norm(
+                self.linear(mixed, f"{at}attention.output.dense") + x, f"{at}attention.output.LayerNorm"
+            )
         wide = self.activation(self.linear(x, f"{at}intermediate.dense"))
         return self._norm(self.linear(wide, f"{at}output.dense") + x, f"{at}output.LayerNorm")
 

@@ -91,13 +91,17 @@ class NumpyReference:
         encoder = self._encoder
         match encoder.kind:
             case "bert":
-                return encoder.linear(np.tanh(encoder.linear(first, f"{encoder.prefix}pooler.dense")), "classifier")
+                return encoder.linear(
+                    np.tanh(encoder.linear(first, f"{encoder.prefix}pooler.dense")), "classifier"
+                )
             case "distilbert":
                 return encoder.linear(relu(encoder.linear(first, "pre_classifier")), "classifier")
             case "electra":
                 return encoder.linear(gelu(encoder.linear(first, "classifier.dense")), "classifier.out_proj")
             case _:
-                return encoder.linear(np.tanh(encoder.linear(first, "classifier.dense")), "classifier.out_proj")
+                return encoder.linear(
+                    np.tanh(encoder.linear(first, "classifier.dense")), "classifier.out_proj"
+                )
 
     def _classify(self, logits: Floats) -> dict[str, Floats]:
         problem = self._values.get("problem_type")
@@ -134,7 +138,14 @@ def _pool(hidden: Floats, module: SentenceModule) -> Floats:
     values = module.config.values
     declared = values.get("pooling_mode")
     if declared is None:
-        suffixes = ("cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+        suffixes = (
+            "cls_token",
+            "max_tokens",
+            "mean_tokens",
+            "mean_sqrt_len_tokens",
+            "weightedmean_tokens",
+            "lasttoken",
+        )
         modes = [suffix for suffix in suffixes if values.get(f"pooling_mode_{suffix}")] or ["mean_tokens"]
     else:
         modes = [str(mode) for mode in declared] if isinstance(declared, list) else [str(declared)]

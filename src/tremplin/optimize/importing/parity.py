@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tremplin.errors import ParityFailed
+from tremplin.machine import usable_cores
 from tremplin.optimize.importing.reference import Answers, Reference, Text
 from tremplin.optimize.importing.tokenizer import read_tokenizer
 from tremplin.optimize.importing.weights import Floats
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4  # on probabilities and unit vectors; float32 rounding alone stays near 1e-6
 UNIT_LENGTH_TOLERANCE = 1e-3
-BATCH = 8
+BATCH = 4  # mixed lengths, so padding is exercised; larger only costs time when one text is long
 
 LABELS_KEY = "tremplin.labels"
 TASK_KEY = "tremplin.task"
@@ -66,6 +67,8 @@ class GraphUnderTest:
 
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        # ORT's default pool leaves the CPU affinity it was given (FACTS.md A2).
+        options.intra_op_num_threads = usable_cores()[0]
         try:
             self.session: ort.InferenceSession = ort.InferenceSession(
                 str(files.onnx_path), options, providers=["CPUExecutionProvider"]
@@ -101,10 +104,14 @@ class GraphUnderTest:
         try:
             values = self.session.run(self.outputs, {name: columns[name] for name in self.inputs})
         except Exception as error:  # an id beyond the table, a shape that does not fit
-            raise ParityFailed(f"The graph does not run on {len(texts)} texts of up to {max(lengths)} tokens: {error}") from error
+            raise ParityFailed(
+                f"The graph does not run on {len(texts)} texts of up to {max(lengths)} tokens: {error}"
+            ) from error
         for name, value in zip(self.outputs, values, strict=True):
             per_token = name in TOKEN_OUTPUTS or value.ndim == 3
-            answers[name] += [row[:length] if per_token else row for row, length in zip(value, lengths, strict=True)]
+            answers[name] += [
+                row[:length] if per_token else row for row, length in zip(value, lengths, strict=True)
+            ]
 
 
 def check_parity(
@@ -133,7 +140,9 @@ def check_parity(
         )
     agreement = _label_agreement(found, expected, tested.metadata.get(MULTI_LABEL_KEY) == "true", tolerance)
     if agreement < 1.0:
-        raise ParityFailed(f"The graph gives the source's label for {agreement:.2%} of the answers, expected all of them.")
+        raise ParityFailed(
+            f"The graph gives the source's label for {agreement:.2%} of the answers, expected all of them."
+        )
     return ParityReport(difference, agreement, len(texts), reference.name, tolerance)
 
 

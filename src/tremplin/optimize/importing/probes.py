@@ -38,7 +38,10 @@ PROBES: tuple[str, ...] = (
 
 _QUESTIONS = (
     ("When does the train leave?", "The train to Grenoble leaves at 7:42 from platform three."),
-    ("Qui a construit le phare ?", "Le phare fut construit en 1774 par les pêcheurs du village, puis rehaussé deux fois."),
+    (
+        "Qui a construit le phare ?",
+        "Le phare fut construit en 1774 par les pêcheurs du village, puis rehaussé deux fois.",
+    ),
     ("What releases oxygen?", PROBES[22]),
     ("How much was charged?", PROBES[7]),
     ("Où passe le canal ?", "Le canal longe la vieille ville. " * 25),

@@ -39,7 +39,9 @@ def token_limit(checkpoint: Checkpoint, max_positions: int) -> int:
     sentence-transformers' max_seq_length decides when it is there, else the tokenizer's model_max_length; in
     both cases never more than the positions the network has.
     """
-    declared = checkpoint.sentence_config.get("max_seq_length") or checkpoint.tokenizer_config.get("model_max_length")
+    declared = checkpoint.sentence_config.get("max_seq_length") or checkpoint.tokenizer_config.get(
+        "model_max_length"
+    )
     limit = int(declared) if isinstance(declared, int | float) and 0 < declared < NO_LIMIT else max_positions
     return min(limit, max_positions)
 
@@ -55,7 +57,9 @@ def prepare_tokenizer(checkpoint: Checkpoint, *, max_tokens: int, embedding_rows
     tokenizer = read_tokenizer(checkpoint.tokenizer_path)
     _check_fit(tokenizer, checkpoint, embedding_rows)
     if checkpoint.sentence_config.flag("do_lower_case"):
-        steps = [normalizers.Lowercase()] + ([tokenizer.normalizer] if tokenizer.normalizer is not None else [])
+        steps = [normalizers.Lowercase()] + (
+            [tokenizer.normalizer] if tokenizer.normalizer is not None else []
+        )
         tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length=max_tokens)

@@ -79,7 +79,9 @@ class Weights:
             tensor: npt.NDArray[np.generic] = opened.get_tensor(stored)
         values = np.ascontiguousarray(tensor, dtype=np.float32)
         if not np.isfinite(values).all():
-            raise IncompleteSource(f"Tensor {stored!r} holds values that are not finite: the file is damaged.")
+            raise IncompleteSource(
+                f"Tensor {stored!r} holds values that are not finite: the file is damaged."
+            )
         return values
 
     def sha256(self) -> str:
@@ -144,7 +146,9 @@ def _shards(index: Path) -> tuple[Path, ...]:
     shards = tuple(index.parent / Path(name).name for name in names)
     missing = [path.name for path in shards if not path.is_file()]
     if missing or not shards:
-        raise IncompleteSource(f"{index} names weight files that are not there: {', '.join(missing) or 'none named'}.")
+        raise IncompleteSource(
+            f"{index} names weight files that are not there: {', '.join(missing) or 'none named'}."
+        )
     return shards
 
 

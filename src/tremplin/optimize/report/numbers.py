@@ -45,15 +45,17 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def decimals_for(low: float, high: float) -> int:
-    """Return the decimals that show two significant digits of half an interval's width.
+    """Return the decimals that show the leading digit of half an interval's width, and one more after a 1.
 
     >>> decimals_for(0.9928, 0.9934), decimals_for(95.9, 96.5), decimals_for(1.0, 1.0)
-    (5, 2, 4)
+    (4, 1, 4)
     """
     half = high / 2 - low / 2
     if not isfinite(half) or half <= 0:
         return 4 if abs(high) < 10 else 1
-    return min(max(1 - floor(log10(half)), 0), MAX_DECIMALS)
+    leading = floor(log10(half))
+    extra = 1 if half < 1.95 * 10.0**leading else 0
+    return min(max(extra - leading, 0), MAX_DECIMALS)
 
 
 def with_unit(text: str, unit: str) -> str:
@@ -65,7 +67,7 @@ def interval(value: float, low: float, high: float, *, unit: str = "") -> str:
     """Return a value with its interval; a value without one stands alone.
 
     >>> interval(0.9931, 0.9928, 0.9934)
-    '0.99310 [0.99280, 0.99340]'
+    '0.9931 [0.9928, 0.9934]'
     """
     decimals = decimals_for(low, high)
     shown = with_unit(number(value, decimals), unit)

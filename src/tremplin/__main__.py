@@ -1,0 +1,5 @@
+"""``python -m tremplin``"""
+
+from tremplin.cli.main import run
+
+run()

@@ -1,0 +1,79 @@
+"""The first run: from an empty data folder to proven versions, in one go and without a network."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from tremplin.machine import Machine
+from tremplin.optimize.bundled import import_bundled
+from tremplin.optimize.head.dataset import read_labelled
+from tremplin.optimize.optimiser import Optimisation, Progress, optimise
+from tremplin.optimize.publish import import_and_publish, train_and_publish
+from tremplin.optimize.texts import bundled_texts
+from tremplin.registry.manifest import Manifest
+from tremplin.registry.services import Service, write_services
+from tremplin.registry.store import Registry
+from tremplin.registry.task import Task
+
+ENCODER = "minilm"
+CLASSIFIER = "support-desk"
+
+# What the first run tries: on the machines measured (benchmarks/), the other schemes never won, and each costs
+# two seconds. `tremplin optimize minilm` tries them all.
+FIRST_RUN_SCHEMES = ("smooth", "mixed")
+
+
+def first_run(
+    registry: Registry, services_file: Path, machine: Machine, threads: int, progress: Progress
+) -> list[Service]:
+    """Import the bundled model, optimise it, train the classifier that ships, and declare the services.
+
+    What an interrupted run already published is kept and used.
+    """
+    encoder = _published(registry, ENCODER, "fp32") or import_and_publish(
+        registry,
+        import_bundled,
+        ENCODER,
+        machine,
+        threads=threads,
+        progress=_part(progress, "import", 0.0, 0.3),
+    )
+    optimised = _published(registry, ENCODER, "int8") or optimise(
+        registry,
+        encoder,
+        bundled_texts(),
+        machine,
+        Optimisation(schemes=FIRST_RUN_SCHEMES, threads=threads),
+        _part(progress, "optimise", 0.3, 0.7),
+    )
+    # Only a version whose evidence holds may serve without being forced.
+    best = encoder if optimised.quality.broken_bounds() else optimised
+    classifier = _published(registry, CLASSIFIER, best.precision)
+    if classifier is None:
+        with as_file(files("tremplin").joinpath("data", "support_desk")) as folder:
+            classifier = train_and_publish(
+                registry,
+                best,
+                read_labelled(folder / "train.jsonl"),
+                CLASSIFIER,
+                machine,
+                test=read_labelled(folder / "test.jsonl"),
+                threads=threads,
+                progress=_part(progress, "train", 0.7, 1.0),
+            )
+    services = [
+        Service("embed", Task.EMBEDDING, best.ref),
+        Service("classify", Task.CLASSIFICATION, classifier.ref),
+    ]
+    write_services(services_file, services)
+    return services
+
+
+def _published(registry: Registry, model: str, precision: str) -> Manifest | None:
+    found = [manifest for manifest in registry.versions(model) if manifest.precision == precision]
+    return found[-1] if found else None
+
+
+def _part(progress: Progress, name: str, low: float, high: float) -> Progress:
+    return lambda step, share: progress(f"{name}: {step}", low + (high - low) * share)

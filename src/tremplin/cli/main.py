@@ -1,0 +1,77 @@
+"""``tremplin``: the verbs are the course of a model."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from tremplin import __version__
+from tremplin.errors import (
+    BadInput,
+    ImportRefused,
+    InvalidSettings,
+    MissingExtra,
+    NotServable,
+    PublishFailed,
+    StartFailed,
+    TremplinError,
+)
+
+app = typer.Typer(
+    name="tremplin",
+    help="Take an NLP model from prototype to production: import, train, optimise, prove, serve.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+# Exit codes that scripts can trust; 2 is the command line's own (a wrong option).
+EXIT_CODES: tuple[tuple[type[TremplinError], int], ...] = (
+    (BadInput, 3),
+    (InvalidSettings, 3),
+    (ImportRefused, 4),
+    (NotServable, 5),
+    (PublishFailed, 6),
+    (StartFailed, 7),
+    (MissingExtra, 8),
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def _register() -> None:
+    """Each command lives in its file; importing them is cheap, they import what is heavy when they run."""
+    from tremplin.cli import bench, doctor, import_, keys, optimize, report, serve, train, up
+
+    app.command("up")(up.up)
+    app.command("import")(import_.import_)
+    app.command("train")(train.train)
+    app.command("optimize")(optimize.optimize)
+    app.command("report")(report.report)
+    app.command("serve")(serve.serve)
+    app.command("bench")(bench.bench)
+    app.command("doctor")(doctor.doctor)
+    app.add_typer(keys.app, name="keys")
+
+
+def exit_code(error: TremplinError) -> int:
+    """Return the exit code of an error: that of its nearest ancestor in the table, else 1."""
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
+
+
+def run() -> None:
+    """Run a command; an error of ours is one sentence on standard error and an exit code."""
+    _register()
+    try:
+        app()
+    except TremplinError as error:
+        print(f"tremplin: {error}", file=sys.stderr)
+        sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        sys.exit(130)

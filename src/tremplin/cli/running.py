@@ -1,0 +1,136 @@
+"""What ``up`` and ``serve`` share: the registry, the socket, the engines, the loop."""
+
+from __future__ import annotations
+
+import os
+import sys
+import webbrowser
+from collections.abc import Sequence
+
+from tremplin.cli.show import err, out, progress_bar
+from tremplin.config import Settings
+from tremplin.errors import StartFailed
+from tremplin.gateway.server import open_socket, serve_app
+from tremplin.machine import Machine, read_machine
+from tremplin.monitor.logs import configure_logs
+from tremplin.registry.services import Service, read_services, write_services
+from tremplin.registry.store import Registry
+from tremplin.wiring import Places, Server, build_server, open_registry, threads_of
+
+# The default lets a thread keep the interpreter for 5 ms; an engine thread with an answer must not wait that long
+# behind the event loop (benchmarks/overhead).
+SWITCH_INTERVAL_S = 0.0005
+
+
+def run_server(
+    settings: Settings,
+    forced: frozenset[str],
+    *,
+    versions: Sequence[str] = (),
+    bootstrap: bool = False,
+    save: bool = False,
+    open_browser: bool = False,
+) -> None:
+    """Serve until told to stop. Raises the errors that keep a server from starting."""
+    configure_logs(settings.log_level)
+    listener = open_socket(settings.host, settings.port)
+    registry = open_registry(settings)
+    machine = read_machine()
+    threads = threads_of(settings, machine)
+    out.print(
+        f"Machine   {machine.cpu}, {machine.cores} cores (from {machine.cores_from}), "
+        f"{threads} threads per engine",
+        highlight=False,
+    )
+    services = _services(settings, registry, machine, threads, versions, bootstrap)
+    if save:
+        write_services(Places(settings.data).services, services)
+    server = build_server(settings, registry, services, forced)
+    address = f"http://{_shown_host(settings.host)}:{listener.getsockname()[1]}"
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    server.services.fleet.start()
+
+    async def on_started() -> None:
+        await server.services.index_documents()
+        server.state.is_started = True
+        _announce(server, settings, address, open_browser)
+
+    try:
+        _run(serve_app(
+            server.app, listener, server.state, drain_delay_s=settings.drain_delay_s, on_started=on_started
+        ))  # fmt: skip
+    finally:
+        server.services.fleet.stop()
+
+
+def _services(
+    settings: Settings,
+    registry: Registry,
+    machine: Machine,
+    threads: int,
+    versions: Sequence[str],
+    bootstrap: bool,
+) -> list[Service]:
+    file = Places(settings.data).services
+    if versions:
+        manifests = [registry.resolve(ref) for ref in versions]
+        return [Service(m.interface.task.value, m.interface.task, m.ref) for m in manifests]
+    declared = read_services(file)
+    if declared:
+        return declared
+    if not bootstrap:
+        raise StartFailed(
+            f"No service is declared in {settings.data}. Name a version (`tremplin serve MODEL`), "
+            "or let `tremplin up` make the first ones."
+        )
+    from tremplin.bootstrap import first_run
+
+    with progress_bar("First run") as progress:
+        return first_run(registry, file, machine, threads, progress)
+
+
+def _announce(server: Server, settings: Settings, address: str, open_browser: bool) -> None:
+    for inferencer in server.services.fleet.inferencers:
+        manifest = inferencer.manifest
+        note = ""
+        if inferencer.broken_bounds:
+            note = f"  [red]FORCED: {'; '.join(inferencer.broken_bounds)}[/red]"
+        out.print(
+            f"Serving   {manifest.ref} ({manifest.interface.task}, {manifest.size_bytes / 1e6:.1f} MB){note}",
+            highlight=False,
+        )
+    if settings.auth:
+        live = [key for key in server.keys.all() if key.revoked_at is None]
+        if live:
+            known = ", ".join(f"{key.id}..." for key in live)
+            out.print(f"API keys  {known} (shown once; `tremplin keys create` makes another)", highlight=False)
+        else:
+            out.print(f"API key   {server.keys.create('first')}  (shown once, keep it)", highlight=False)
+    else:
+        out.print("API key   none is asked for (--no-auth)", highlight=False)
+    console = f"{address}/console/enter?ticket={server.ticket}"
+    out.print(f"Console   {console}  (opens once)", highlight=False, soft_wrap=True)
+    out.print(f"Ready     {address}", highlight=False)
+    if open_browser and sys.stdout.isatty() and (os.name == "nt" or sys.platform == "darwin" or _has_display()):
+        webbrowser.open(console)
+
+
+def _has_display() -> bool:
+    return err.is_terminal and any(name in os.environ for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
+def _shown_host(host: str) -> str:
+    if host in ("0.0.0.0", "::"):  # noqa: S104 (shown, not bound)
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _run(main: object) -> None:
+    import asyncio
+
+    try:
+        import uvloop
+
+        asyncio.run(main, loop_factory=uvloop.new_event_loop)  # type: ignore[arg-type, call-arg]
+    except ImportError:
+        asyncio.run(main)  # type: ignore[arg-type]

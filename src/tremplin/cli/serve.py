@@ -1,0 +1,35 @@
+"""``tremplin serve``: serve versions that are published already."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tremplin.cli.options import Data, Documents, Force, Host, NoAuth, Port, Threads
+
+
+def serve(
+    versions: Annotated[
+        list[str] | None,
+        typer.Argument(help="model or model@version, one per task; the declared services when none is given."),
+    ] = None,
+    data: Data = None,
+    host: Host = None,
+    port: Port = None,
+    no_auth: NoAuth = False,
+    threads: Threads = None,
+    documents: Documents = None,
+    force: Force = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="Declare these versions as the services from now on.")
+    ] = False,
+) -> None:
+    """Serve published versions; --force names one that misses its bound and must be served all the same."""
+    from tremplin.cli.running import run_server
+    from tremplin.config import read_settings
+
+    settings = read_settings(
+        data=data, host=host, port=port, threads=threads, documents=documents, auth=False if no_auth else None
+    )
+    run_server(settings, frozenset(force or ()), versions=versions or [], save=save)

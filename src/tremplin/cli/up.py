@@ -1,0 +1,29 @@
+"""``tremplin up``: the main job, from an empty folder to a served model with a page to try it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tremplin.cli.options import Data, Documents, Force, Host, NoAuth, Port, Threads
+
+
+def up(
+    data: Data = None,
+    host: Host = None,
+    port: Port = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the console.")] = False,
+    no_auth: NoAuth = False,
+    threads: Threads = None,
+    documents: Documents = None,
+    force: Force = None,
+) -> None:
+    """Import the bundled model, optimise it, prove it, serve it, open the console."""
+    from tremplin.cli.running import run_server
+    from tremplin.config import read_settings
+
+    settings = read_settings(
+        data=data, host=host, port=port, threads=threads, documents=documents, auth=False if no_auth else None
+    )
+    run_server(settings, frozenset(force or ()), bootstrap=True, open_browser=not no_browser)

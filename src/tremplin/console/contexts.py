@@ -1,0 +1,475 @@
+"""What each page and fragment is given: one frozen dataclass each. A template reads nothing else.
+
+Numbers are raw (the template writes them in the reader's language) and every context can be had as JSON
+with ``?format=json``. A field marked ``PICTURE`` is drawn from the others and left out of the JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Literal
+
+from tremplin.console.view import LiveVersion, State
+from tremplin.registry.manifest import Artefact
+from tremplin.registry.passport import Speed
+
+PICTURE = {"json": False}
+
+ServiceName = Literal["classify", "embed", "similarity", "search", "zero-shot", "explain"]
+Theme = Literal["system", "light", "dark"]
+BoundState = Literal["met", "broken", "none"]
+
+# -- the frame, around every page ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NavItem:
+    """One entry of the side list."""
+
+    name: str
+    """Also the key of its label and its icon."""
+    href: str
+    is_current: bool
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What the top line says is being served."""
+
+    state: State
+    refs: tuple[str, ...]
+    """Each version once, as ``model@version``."""
+    engines: int
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Everything around a page's content."""
+
+    lang: str
+    theme: Theme
+    next_theme: Theme
+    base: str
+    """Path the console is mounted at, without a slash at its end."""
+    path: str
+    """Of this page, for the links that change language or theme."""
+    nav: tuple[NavItem, ...]
+    """Empty before signing in."""
+    serving: Serving
+    version: str
+    docs_url: str
+    assets: Mapping[str, str]
+    """Source name to the address of the built file."""
+    command: str
+    """The command line that does the same; empty when there is none."""
+    json_href: str
+    """This page as JSON; empty when there is none."""
+
+
+# -- problems --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An error as the reader sees it: what happened, what to do, what to quote."""
+
+    kind: str
+    """Name of the error class, or of its nearest ancestor that the catalogues explain."""
+    status: int
+    detail: str
+    """The error's own sentence; empty for errors that are not ours."""
+    request_id: str
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True)
+class ProblemPage:
+    """A page that could not be shown."""
+
+    problem: Problem
+    home: str
+
+
+# -- signing in ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SignInPage:
+    """The form that takes an API key."""
+
+    next: str
+    """Page to go to afterwards."""
+    failure: Literal["", "key", "ticket", "origin"]
+    """Why the last attempt failed; empty at the first."""
+
+
+@dataclass(frozen=True)
+class EnteredPage:
+    """Shown for an instant after a one-time link was accepted."""
+
+    next: str
+
+
+# -- playground ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ServiceTab:
+    """One service of the playground."""
+
+    name: ServiceName
+    href: str
+    is_current: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """A ready-made input."""
+
+    title: str
+    """Its beginning, short enough for a button."""
+    href: str
+    """Page with this example filled in and answered, for browsers without script."""
+    form: Mapping[str, str]
+    """Field name to value."""
+    form_json: str = field(metadata=PICTURE)
+    is_current: bool
+
+
+@dataclass(frozen=True)
+class TimeSplit:
+    """Where an answer's time went, in milliseconds."""
+
+    tokenize_ms: float
+    queue_ms: float
+    compute_ms: float
+    tokens: int
+
+    @property
+    def total_ms(self) -> float:
+        """Sum of the phases."""
+        return self.tokenize_ms + self.queue_ms + self.compute_ms
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """One label's probability."""
+
+    label: str
+    name: str
+    """The label in the reader's language where it is known, else as the model spells it."""
+    probability: float
+
+
+@dataclass(frozen=True)
+class ClassifyResult:
+    """Which label, how sure, or that the model would rather not say."""
+
+    label: str | None
+    """None when the model abstains."""
+    scores: tuple[LabelScore, ...]
+    """Most probable first."""
+    abstain_below: float | None
+    """The model answers only from this probability on; None when it always answers."""
+    is_calibrated: bool
+    """False for zero-shot: its shares are relative to the labels offered."""
+    text: str
+    """What was classified, for the button that explains the answer."""
+    kind: Literal["classify"] = "classify"
+
+
+@dataclass(frozen=True)
+class EmbedResult:
+    """One text's vector."""
+
+    dimensions: int
+    norm: float
+    first: tuple[float, ...]
+    """The first components."""
+    strip: tuple[str, str] = field(metadata=PICTURE)
+    """Two SVG path data, positive and negative components, in a box one unit wide per component."""
+    kind: Literal["embed"] = "embed"
+
+
+@dataclass(frozen=True)
+class SimilarityResult:
+    """How near two texts are in meaning."""
+
+    cosine: float
+    word: Literal["close", "related", "distant"]
+    kind: Literal["similarity"] = "similarity"
+
+
+@dataclass(frozen=True)
+class FoundDocument:
+    """One search hit."""
+
+    rank: int
+    id: str
+    title: str
+    text: str
+    lang: str
+    score: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The documents nearest to the query."""
+
+    hits: tuple[FoundDocument, ...]
+    kind: Literal["search"] = "search"
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """A stretch of an explained text."""
+
+    text: str
+    weight: float | None
+    """What removing it costs the decision; None for what lies between words."""
+    level: int
+    """-4 to 4: how strongly to mark it; 0 is unmarked."""
+
+
+@dataclass(frozen=True)
+class ExplainResult:
+    """Which words carried the decision."""
+
+    label: str
+    name: str
+    """The label in the reader's language where it is known."""
+    probability: float
+    pieces: tuple[TextPiece, ...]
+    """The whole text, in order."""
+    strongest: tuple[TextPiece, ...]
+    """The marked words, strongest first, for the table."""
+    kind: Literal["explain"] = "explain"
+
+
+Result = ClassifyResult | EmbedResult | SimilarityResult | SearchResult | ExplainResult
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A result, the version that gave it, and where the time went."""
+
+    result: Result
+    version: str
+    time: TimeSplit
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """The same request as code."""
+
+    name: Literal["curl", "python", "javascript"]
+    code: str
+
+
+@dataclass(frozen=True)
+class AnswerPanel:
+    """The right side of the playground, and the fragment htmx swaps in."""
+
+    service: ServiceName
+    answer: Answer | None
+    """None before the first question, and after a problem."""
+    problem: Problem | None
+    snippets: tuple[Snippet, ...]
+
+
+@dataclass(frozen=True)
+class PlaygroundPage:
+    """One service to try."""
+
+    service: ServiceName
+    tabs: tuple[ServiceTab, ...]
+    examples: tuple[Example, ...]
+    form: Mapping[str, str]
+    """What the fields hold."""
+    versions: tuple[str, ...]
+    """Versions that can answer, the default first."""
+    panel: AnswerPanel
+
+
+# -- models ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One model in the list."""
+
+    name: str
+    href: str
+    task: str
+    versions: int
+    live: tuple[LiveVersion, ...]
+    newest: str
+    shown: str
+    """The version the numbers are of: the one that serves, else the newest."""
+    size_bytes: int
+    p50_ms: float | None
+    bounds_met: int
+    bounds_total: int
+
+
+@dataclass(frozen=True)
+class ModelsPage:
+    """What there is, and what serves."""
+
+    models: tuple[ModelRow, ...]
+
+
+@dataclass(frozen=True)
+class MetricCell:
+    """One metric of one version."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    at_least: float | None
+    at_most: float | None
+    state: BoundState
+    """Whether the pessimistic end of the interval satisfies the bound, where there is one."""
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One metric across versions."""
+
+    name: str
+    is_share: bool
+    """Shares are written as percentages."""
+    cells: tuple[MetricCell | None, ...]
+    """One per version; None where it was not measured."""
+
+
+@dataclass(frozen=True)
+class SpeedCell:
+    """What running a version costs on the machine of comparison."""
+
+    p50_ms: float
+    p99_ms: float
+    texts_per_s: float
+    """Best measured, at the length of the latency measurement."""
+    peak_memory_bytes: int
+    load_ms: float
+
+
+@dataclass(frozen=True)
+class VersionColumn:
+    """One version in the comparison."""
+
+    version: str
+    ref: str
+    href: str
+    precision: str
+    size_bytes: int
+    created_at: str
+    live: LiveVersion | None
+    bounds_met: int
+    bounds_total: int
+    speed: SpeedCell | None
+    """None when it was not measured on the machine of comparison."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which speeds were measured; they compare only within one set of conditions."""
+
+    cpu: str
+    cores: int
+    threads: int
+    engine: str
+    tokens: int
+    measured_at: str
+
+
+@dataclass(frozen=True)
+class PlotTable:
+    """The numbers of a plot, for those who cannot or would rather not look at it."""
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture drawn on the server and its numbers."""
+
+    title: str
+    svg: str = field(metadata=PICTURE)
+    table: PlotTable
+
+
+@dataclass(frozen=True)
+class ModelPage:
+    """The versions of one model side by side."""
+
+    model: str
+    task: str
+    versions: tuple[VersionColumn, ...]
+    metrics: tuple[MetricRow, ...]
+    conditions: Conditions | None
+    """None when no version's speed was measured."""
+    plots: tuple[Plot, ...]
+    forced: tuple[VersionColumn, ...]
+    """Versions served although they miss a bound."""
+
+
+@dataclass(frozen=True)
+class VersionPage:
+    """The passport of one version."""
+
+    model: str
+    model_href: str
+    version: str
+    ref: str
+    task: str
+    precision: str
+    created_at: str
+    size_bytes: int
+    live: LiveVersion | None
+    metrics: tuple[MetricRow, ...]
+    """Each with a single cell."""
+    bounds_met: int
+    bounds_total: int
+    reference: str
+    data: str
+    data_sha256: str
+    seed: int
+    software: Mapping[str, str]
+    max_tokens: int
+    embedding_dim: int | None
+    labels: tuple[str, ...]
+    abstain_below: float | None
+    source: str
+    architecture: str
+    recipe: tuple[str, ...]
+    notes: tuple[str, ...]
+    lineage: tuple[str, ...]
+    """From the first source to this version."""
+    artefacts: tuple[Artefact, ...]
+    speeds: tuple[Speed, ...]
+    """One per machine and thread budget, newest first."""
+    plots: tuple[Plot, ...]
+
+
+Page = (
+    PlaygroundPage | ModelsPage | ModelPage | VersionPage | SignInPage | EnteredPage | ProblemPage | AnswerPanel
+)
+
+
+def as_json(value: object) -> object:
+    """Return a context as plain JSON values, pictures left out."""
+    if is_dataclass(value) and not isinstance(value, type):
+        shown = (f.name for f in fields(value) if f.metadata.get("json", True))
+        return {name: as_json(getattr(value, name)) for name in shown}
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [as_json(item) for item in value]
+    return value
+
+

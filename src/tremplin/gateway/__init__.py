@@ -1,0 +1,1 @@
+"""HTTP: the edge, the routes of each dialect, problems."""

@@ -1,0 +1,146 @@
+"""The application: endpoints and console behind the edge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from tremplin import __version__
+from tremplin.errors import MalformedBody, TremplinError, UnknownName
+from tremplin.gateway.edge import Edge, dialect_of
+from tremplin.gateway.endpoint import Endpoint
+from tremplin.gateway.problems import problem_response
+from tremplin.gateway.state import ServerState
+from tremplin.monitor.metrics import Metrics
+
+
+def build_app(
+    endpoints: tuple[Endpoint, ...],
+    console: Sequence[BaseRoute],
+    *,
+    state: ServerState,
+    metrics: Metrics,
+    check_key: Callable[[str], bool] | None,
+    max_body_bytes: int,
+) -> ASGIApp:
+    """Return the ASGI application; without ``check_key`` nobody is asked for a key."""
+    app = FastAPI(
+        title="Tremplin", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json"
+    )
+    for endpoint in endpoints:
+        # Plain routes: handlers read and write bodies themselves, so the framework's 50 us would buy nothing.
+        app.router.routes.append(
+            Route(endpoint.path, endpoint.handler, methods=[endpoint.method], name=endpoint.summary)
+        )
+    app.router.routes.extend(console)
+    app.add_exception_handler(HTTPException, _http_problem)
+    app.openapi = lambda: _document(app, endpoints)  # type: ignore[method-assign]
+    return Edge(
+        _Problems(app),
+        endpoints,
+        state=state,
+        metrics=metrics,
+        check_key=check_key,
+        max_body_bytes=max_body_bytes,
+    )
+
+
+class _Problems:
+    """Lets our errors pass through the framework to the edge, which alone answers them."""
+
+    def __init__(self, app: FastAPI) -> None:
+        app.add_exception_handler(TremplinError, _problem)
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+        await self._app(scope, receive, send)
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    return problem_response(
+        error, dialect=dialect_of(request.url.path), request_id=request.scope["tremplin.request_id"]
+    )
+
+
+async def _http_problem(request: Request, error: Exception) -> Response:
+    """The framework's own refusals (no such path, wrong method), in our form."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    path = request.url.path[:200]
+    ours: TremplinError
+    if status == 405:
+        ours = MalformedBody(f"{request.method} is not answered at {path}; see /openapi.json for what is.")
+    else:
+        ours = UnknownName(f"There is nothing at {path}; see /openapi.json for what there is.")
+    response = await _problem(request, ours)
+    response.status_code = status
+    return response
+
+
+def _document(app: FastAPI, endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
+    """Return the OpenAPI document, made from the endpoints' own shapes."""
+    if app.openapi_schema is not None:
+        return app.openapi_schema
+    document = get_openapi(
+        title=app.title, version=app.version, routes=[], description="One data plane, four dialects."
+    )
+    schemas: dict[str, Any] = {}
+    paths: dict[str, Any] = {}
+    for endpoint in endpoints:
+        path = endpoint.path.replace(":path}", "}")
+        paths.setdefault(path, {})[endpoint.method.lower()] = _operation(endpoint, schemas)
+    document["paths"] = paths
+    document["components"] = {
+        "schemas": schemas,
+        "securitySchemes": {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        },
+    }
+    app.openapi_schema = document
+    return document
+
+
+def _operation(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "summary": endpoint.summary,
+        "tags": [endpoint.dialect.value],
+        "operationId": f"{endpoint.method.lower()}{endpoint.path.replace('/', '_')}".replace("{", "").replace("}", ""),
+        "responses": {
+            "200": {"description": "The answer."},
+            "default": {"description": "A problem (RFC 9457).", "content": {"application/problem+json": {}}},
+        },
+    }
+    names = [part[1:-1].split(":")[0] for part in endpoint.path.split("/") if part.startswith("{")]
+    if names:
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+        ]
+    if not endpoint.public:
+        operation["security"] = [{"bearer": []}, {"header": []}]
+    if endpoint.body is not None:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": _reference(endpoint, endpoint.body, schemas)}},
+        }
+    if endpoint.answer is not None:
+        operation["responses"]["200"]["content"] = {
+            "application/json": {"schema": _reference(endpoint, endpoint.answer, schemas)}
+        }
+    return operation
+
+
+def _reference(endpoint: Endpoint, shape: Any, schemas: dict[str, Any]) -> dict[str, str]:  # noqa: ANN401
+    """Add a shape and those it uses to the schemas; dialects keep their names apart."""
+    prefix = endpoint.dialect.name.title()
+    schema = shape.model_json_schema(ref_template=f"#/components/schemas/{prefix}{{model}}")
+    for name, inner in schema.pop("$defs", {}).items():
+        schemas[prefix + name] = inner
+    schemas[prefix + shape.__name__] = schema
+    return {"$ref": f"#/components/schemas/{prefix}{shape.__name__}"}

@@ -1,0 +1,68 @@
+"""Reading request bodies and writing answers."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tremplin.errors import MalformedBody
+from tremplin.serve.timing import Timings
+
+Body = TypeVar("Body", bound=BaseModel)
+
+JSON = "application/json"
+
+
+async def read_body(request: Request, shape: type[Body]) -> Body:
+    """Return the request's JSON body in the given shape.
+
+    Raises MalformedBody saying which member is wrong and what was expected, never what was sent.
+    """
+    return parse(await request.body(), shape)
+
+
+def parse(payload: bytes, shape: type[Body]) -> Body:
+    """Return JSON bytes in the given shape; raises MalformedBody."""
+    try:
+        return shape.model_validate_json(payload)
+    except ValidationError as error:
+        raise _malformed(error) from None
+
+
+def _malformed(error: ValidationError) -> MalformedBody:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    if first["type"] == "json_invalid":
+        return MalformedBody(f"The body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}.")
+    # Alternatives of a union add names of types to the path; only members and positions point anywhere.
+    path = [str(step) for step in first["loc"] if isinstance(step, int) or step.isidentifier()]
+    member = path[0] if path else ""
+    pointer = "/" + "/".join(path[:1] if len(error.errors()) > 1 else path) if path else None
+    if len({e["loc"][0] for e in error.errors() if e["loc"]}) == 1 and error.error_count() > 1:
+        wanted = "; or ".join(dict.fromkeys(e["msg"].lower() for e in error.errors()[:4]))
+        return MalformedBody(f"The member {member!r} has the wrong shape: {wanted}.", pointer=pointer)
+    where = f"The member {'.'.join(path)!r}" if path else "The body"
+    return MalformedBody(f"{where} has the wrong shape: {first['msg'].lower()}.", pointer=pointer)
+
+
+def answer(body: object, timings: Timings | None = None, version: str = "") -> Response:
+    """Return a JSON answer; NumPy arrays are written as lists, floats as short as they can be."""
+    response = Response(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), media_type=JSON)
+    if timings is not None:
+        response.headers["server-timing"] = server_timing(timings)
+        if timings.truncated:
+            response.headers["x-tremplin-truncated"] = str(timings.truncated)
+    if version:
+        response.headers["x-tremplin-version"] = version
+    return response
+
+
+def server_timing(timings: Timings) -> str:
+    """Return the phases as a Server-Timing header (W3C), which browsers draw."""
+    return (
+        f"tokenize;dur={timings.tokenize_ms:.3f}, queue;dur={timings.queue_ms:.3f}, "
+        f"compute;dur={timings.compute_ms:.3f}"
+    )

@@ -1,0 +1,206 @@
+"""The dialect of text-embeddings-inference.
+
+Source: TEI's OpenAPI document; checked with huggingface_hub's InferenceClient.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tremplin import __version__
+from tremplin.errors import BadInput, EmptyText
+from tremplin.gateway.bodies import answer, parse, read_body
+from tremplin.gateway.endpoint import Endpoint
+from tremplin.gateway.problems import Dialect
+from tremplin.monitor.metrics import Metrics
+from tremplin.registry.manifest import MODEL_FILE
+from tremplin.registry.task import Task
+from tremplin.serve.services import Services
+from tremplin.tasks.classify import Classification
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class EmbedRequest(_Request):
+    """POST /embed"""
+
+    inputs: str | list[str]
+    normalize: bool = True
+    truncate: bool = False
+    dimensions: int | None = Field(None, ge=1)
+    prompt_name: str | None = None
+
+
+class SimilarityInputs(_Request):
+    """One sentence and those it is compared with."""
+
+    source_sentence: str
+    sentences: list[str]
+
+
+class SimilarityRequest(_Request):
+    """POST /similarity"""
+
+    inputs: SimilarityInputs
+
+
+class PredictRequest(_Request):
+    """POST /predict"""
+
+    inputs: str | list[str] | list[list[str]]
+    truncate: bool = False
+    raw_scores: bool = False
+
+
+class TokenizeRequest(_Request):
+    """POST /tokenize"""
+
+    inputs: str | list[str]
+    add_special_tokens: bool = True
+
+
+def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
+    """Return the dialect's routes."""
+
+    async def embed(request: Request) -> Response:
+        body = await read_body(request, EmbedRequest)
+        if not body.normalize:
+            raise BadInput(
+                "normalize is false, but this model's graph ends in its own normalisation. Leave it out.",
+                pointer="/normalize",
+            )
+        if body.prompt_name is not None:
+            raise BadInput("prompt_name is given, but this model has no prompts.", pointer="/prompt_name")
+        texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+        answered = await services.embed(texts, dimensions=body.dimensions, truncate=body.truncate)
+        metrics.phases(answered.timings)
+        return answer(answered.value, answered.timings, answered.version)
+
+    async def similarity(request: Request) -> Response:
+        body = (await read_body(request, SimilarityRequest)).inputs
+        answered = await services.similarity(body.source_sentence, body.sentences)
+        metrics.phases(answered.timings)
+        return answer(answered.value, answered.timings, answered.version)
+
+    async def predict(request: Request) -> Response:
+        body = await read_body(request, PredictRequest)
+        if body.raw_scores:
+            raise BadInput("raw_scores is true; this server answers calibrated probabilities.", pointer="/raw_scores")
+        texts, is_batch = _predict_inputs(body.inputs)
+        answered = await services.classify(texts, truncate=body.truncate)
+        metrics.phases(answered.timings)
+        results = [_scores(result) for result in answered.value]
+        return answer(results if is_batch else results[0], answered.timings, answered.version)
+
+    async def root(request: Request) -> Response:
+        """What a Hub client calls when it is given only our address: the task is told by the body."""
+        payload = await request.body()
+        if b'"source_sentence"' in payload:
+            return await similarity(request)
+        parse(payload, EmbedRequest)
+        return await embed(request)
+
+    async def tokenize(request: Request) -> Response:
+        body = await read_body(request, TokenizeRequest)
+        texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+        if not texts:
+            raise EmptyText("inputs is empty; send at least one text.", pointer="/inputs")
+        inferencer = services.fleet.find(None, Task.EMBEDDING, Task.CLASSIFICATION)
+        inferencer.admission.check_rows(len(texts))
+        return answer(
+            [
+                [
+                    {
+                        "id": token_id,
+                        "text": token,
+                        "special": special,
+                        "start": None if special else start,
+                        "stop": None if special else stop,
+                    }
+                    for token_id, token, start, stop, special in inferencer.tokenizer.tokens(
+                        text, add_special_tokens=body.add_special_tokens
+                    )
+                ]
+                for text in texts
+            ]
+        )
+
+    async def info(request: Request) -> Response:
+        return answer(_info(services))
+
+    post = "POST"
+    return (
+        Endpoint(post, "/embed", embed, Dialect.TEI, "Embed texts", EmbedRequest, hot=True),
+        Endpoint(post, "/", root, Dialect.TEI, "Embed texts, or compare sentences", EmbedRequest, hot=True),
+        Endpoint(
+            post, "/similarity", similarity, Dialect.TEI, "Compare sentences", SimilarityRequest, hot=True
+        ),
+        Endpoint(post, "/predict", predict, Dialect.TEI, "Classify texts", PredictRequest, hot=True),
+        Endpoint(post, "/tokenize", tokenize, Dialect.TEI, "Show a text's tokens", TokenizeRequest),
+        Endpoint("GET", "/info", info, Dialect.TEI, "What is served, and on what evidence"),
+    )
+
+
+def _predict_inputs(inputs: str | list[str] | list[list[str]]) -> tuple[list[str], bool]:
+    """Return the texts and whether a batch was sent: ["a"] is one text in TEI's dialect, [["a"]] a batch."""
+    if isinstance(inputs, str):
+        return [inputs], False
+    if inputs and isinstance(inputs[0], list):
+        if any(len(row) != 1 for row in inputs):
+            raise BadInput("inputs holds pairs, but this model reads single texts.", pointer="/inputs")
+        return [row[0] for row in inputs], True
+    return [text for text in inputs if isinstance(text, str)], len(inputs) != 1
+
+
+def _scores(result: Classification) -> list[dict[str, object]]:
+    return [{"score": score.probability, "label": score.label} for score in result.scores]
+
+
+def _info(services: Services) -> dict[str, object]:
+    """What TEI tells of its one model, and what we add: every version, its evidence, whether it was forced."""
+    fleet = services.fleet
+    first = fleet.find(None, Task.EMBEDDING, Task.CLASSIFICATION)
+    manifest = first.manifest
+    limits = first.admission.limits
+    labels = dict(enumerate(manifest.interface.labels))
+    model_type: dict[str, object] = (
+        {"embedding": {"pooling": "in graph"}}
+        if manifest.interface.task is Task.EMBEDDING
+        else {"classifier": {"id2label": labels, "label2id": {name: i for i, name in labels.items()}}}
+    )
+    return {
+        "model_id": manifest.ref,
+        "model_sha": manifest.artefact(MODEL_FILE).sha256,
+        "model_dtype": manifest.precision,
+        "model_type": model_type,
+        "max_concurrent_requests": limits.max_queue_tokens,
+        "max_input_length": manifest.interface.max_tokens,
+        "max_batch_tokens": first.limits.max_tokens,
+        "max_batch_requests": first.limits.max_rows,
+        "max_client_batch_size": limits.max_rows_per_request,
+        "auto_truncate": False,
+        "tokenization_workers": 1,
+        "version": __version__,
+        "sha": None,
+        "docker_label": None,
+        "versions": [
+            {
+                "version": inferencer.manifest.ref,
+                "task": inferencer.manifest.interface.task,
+                "precision": inferencer.manifest.precision,
+                "engine": inferencer.engine.name,
+                "size_bytes": inferencer.manifest.size_bytes,
+                "forced": bool(inferencer.broken_bounds),
+                "broken_bounds": list(inferencer.broken_bounds),
+                "metrics": {
+                    metric.name: {"value": metric.value, "low": metric.low, "high": metric.high, "n": metric.n}
+                    for metric in inferencer.manifest.quality.metrics
+                },
+            }
+            for inferencer in fleet.inferencers
+        ],
+    }

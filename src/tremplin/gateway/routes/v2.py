@@ -1,0 +1,325 @@
+"""The Open Inference Protocol, version 2, over REST, with its binary tensor extension.
+
+Texts come as BYTES in the input ``text``; token ids as INT64 in ``input_ids`` and ``attention_mask``.
+Source: kserve/open-inference-protocol `inference_rest.md` and Triton's binary data extension; checked with
+tritonclient's HTTP client.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tremplin import __version__
+from tremplin.errors import InvalidText, MalformedBody, UnknownModel, UnknownName
+from tremplin.gateway.bodies import JSON, answer, parse, server_timing
+from tremplin.gateway.endpoint import Endpoint
+from tremplin.gateway.problems import Dialect
+from tremplin.gateway.state import ServerState
+from tremplin.monitor.metrics import Metrics
+from tremplin.registry.task import Task
+from tremplin.serve.infer import Inferencer
+from tremplin.serve.services import Services
+
+HEADER_LENGTH = "inference-header-content-length"
+
+# The outputs a task's caller may ask for, with their type; labels are text.
+OUTPUTS: dict[Task, dict[str, str]] = {
+    Task.EMBEDDING: {"embedding": "FP32"},
+    Task.CLASSIFICATION: {"probabilities": "FP32", "label": "BYTES"},
+}
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class InputTensor(_Message):
+    """One input of an inference."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[Any] | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class RequestedOutput(_Message):
+    """One output the caller wants."""
+
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class InferRequest(_Message):
+    """POST /v2/models/{model}/infer"""
+
+    id: str | None = None
+    inputs: list[InputTensor] = Field(min_length=1)
+    outputs: list[RequestedOutput] = Field(default_factory=list)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Output:
+    """One output, computed."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    values: NDArray[np.float32] | list[str]
+    is_binary: bool
+
+
+def endpoints(services: Services, metrics: Metrics, state: ServerState) -> tuple[Endpoint, ...]:
+    """Return the protocol's routes."""
+
+    async def server_metadata(request: Request) -> Response:
+        return answer(
+            {"name": "tremplin", "version": __version__, "extensions": ["binary_tensor_data"]},
+        )
+
+    async def live(request: Request) -> Response:
+        return answer({"live": True})
+
+    async def ready(request: Request) -> Response:
+        response = answer({"ready": state.name == "ready"})
+        response.status_code = 200 if state.name == "ready" else 503
+        return response
+
+    async def model_metadata(request: Request) -> Response:
+        return answer(_metadata(_find(services, request)))
+
+    async def model_ready(request: Request) -> Response:
+        inferencer = _find(services, request)
+        is_ready = state.name == "ready" and inferencer.engine.health()
+        response = answer({"name": inferencer.manifest.model, "ready": is_ready})
+        response.status_code = 200 if is_ready else 503
+        return response
+
+    async def infer(request: Request) -> Response:
+        inferencer = _find(services, request)
+        body, binary = _split(await request.body(), request.headers.get(HEADER_LENGTH))
+        wanted = _wanted(body, inferencer)
+        inputs = {tensor.name: tensor for tensor in body.inputs}
+        values = _values(body.inputs, binary)
+        if "text" in inputs:
+            inference = await inferencer.infer(_texts(inputs["text"], values["text"]))
+        elif "input_ids" in inputs:
+            inference = await inferencer.infer_ids(_token_rows(inputs, values))
+        else:
+            raise MalformedBody(
+                "No input is named 'text' (BYTES) or 'input_ids' (INT64).", pointer="/inputs"
+            )
+        metrics.phases(inference.timings)
+        outputs = [_output(name, is_binary, inferencer, inference) for name, is_binary in wanted]
+        response = _reply(body, inferencer, outputs)
+        response.headers["server-timing"] = server_timing(inference.timings)
+        return response
+
+    def both(method: str, suffix: str, handler: Any, summary: str, body: Any = None) -> list[Endpoint]:  # noqa: ANN401
+        return [
+            Endpoint(method, f"/v2/models/{{model}}{middle}{suffix}", handler, Dialect.V2, summary, body)
+            for middle in ("", "/versions/{version}")
+        ]
+
+    return (
+        Endpoint("GET", "/v2", server_metadata, Dialect.V2, "Describe the server"),
+        Endpoint("GET", "/v2/health/live", live, Dialect.V2, "Whether the process lives", public=True),
+        Endpoint("GET", "/v2/health/ready", ready, Dialect.V2, "Whether to send requests here", public=True),
+        *both("GET", "", model_metadata, "Describe a model"),
+        *both("GET", "/ready", model_ready, "Whether a model can answer"),
+        *both("POST", "/infer", infer, "Run a model", InferRequest),
+    )
+
+
+def _find(services: Services, request: Request) -> Inferencer:
+    name = request.path_params["model"]
+    version = request.path_params.get("version")
+    inferencer = services.fleet.find(name, *OUTPUTS)
+    if version is not None and version != inferencer.manifest.version:
+        raise UnknownModel(
+            f"Model {name[:80]!r} is served as version {inferencer.manifest.version}, not {version[:80]!r}."
+        )
+    return inferencer
+
+
+def _metadata(inferencer: Inferencer) -> dict[str, object]:
+    interface = inferencer.manifest.interface
+    widths = {
+        "embedding": [-1, interface.embedding_dim or -1],
+        "probabilities": [-1, len(interface.labels)],
+        "label": [-1],
+    }
+    return {
+        "name": inferencer.manifest.model,
+        "versions": [inferencer.manifest.version],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
+        "outputs": [
+            {"name": name, "datatype": datatype, "shape": widths[name]}
+            for name, datatype in OUTPUTS[interface.task].items()
+        ],
+        "parameters": {"labels": list(interface.labels), "precision": inferencer.manifest.precision},
+    }
+
+
+def _split(payload: bytes, header_length: str | None) -> tuple[InferRequest, memoryview]:
+    """Return the JSON part and the binary part that follows it, when there is one."""
+    if header_length is None:
+        return parse(payload, InferRequest), memoryview(b"")
+    if not header_length.isdigit() or int(header_length) > len(payload):
+        raise MalformedBody(f"{HEADER_LENGTH} is {header_length[:20]!r}; expected at most {len(payload)}.")
+    length = int(header_length)
+    return parse(payload[:length], InferRequest), memoryview(payload)[length:]
+
+
+def _values(tensors: list[InputTensor], binary: memoryview) -> dict[str, list[Any]]:
+    """Return each input's elements, from JSON or from its slice of the binary part, in order."""
+    values: dict[str, list[Any]] = {}
+    offset = 0
+    for tensor in tensors:
+        size = tensor.parameters.get("binary_data_size")
+        if size is None:
+            values[tensor.name] = _flat(tensor.data or [])
+        else:
+            if not isinstance(size, int) or size < 0 or offset + size > len(binary):
+                raise MalformedBody(f"Input {tensor.name[:80]!r} announces more binary data than was sent.")
+            values[tensor.name] = _unpack(tensor, binary[offset : offset + size])
+            offset += size
+        expected = int(np.prod(tensor.shape)) if tensor.shape else 1
+        if min(tensor.shape, default=1) < 0 or len(values[tensor.name]) != expected:
+            raise MalformedBody(
+                f"Input {tensor.name[:80]!r} has {len(values[tensor.name])} elements; its shape "
+                f"{tensor.shape} holds {expected}.",
+                pointer="/inputs",
+            )
+    return values
+
+
+def _flat(data: list[Any]) -> list[Any]:
+    return [element for part in data for element in (_flat(part) if isinstance(part, list) else [part])]
+
+
+def _unpack(tensor: InputTensor, part: memoryview) -> list[Any]:
+    if tensor.datatype == "BYTES":
+        return _unpack_bytes(part)
+    if tensor.datatype in ("INT64", "INT32"):
+        kind = np.dtype("<i8" if tensor.datatype == "INT64" else "<i4")
+        if len(part) % kind.itemsize:
+            raise MalformedBody(f"Input {tensor.name[:80]!r}: {len(part)} bytes are not whole elements.")
+        return np.frombuffer(part, kind).tolist()
+    raise MalformedBody(f"Input {tensor.name[:80]!r} is {tensor.datatype[:20]!r}; expected BYTES or INT64.")
+
+
+def _unpack_bytes(part: memoryview) -> list[str]:
+    """Each element is its length as a little-endian uint32, then its bytes."""
+    texts, offset = [], 0
+    while offset < len(part):
+        if offset + 4 > len(part):
+            raise MalformedBody("A BYTES tensor ends in the middle of a length.")
+        (length,) = struct.unpack_from("<I", part, offset)
+        offset += 4
+        if offset + length > len(part):
+            raise MalformedBody("A BYTES tensor ends in the middle of an element.")
+        try:
+            texts.append(bytes(part[offset : offset + length]).decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise InvalidText(
+                f"Element {len(texts)} of the BYTES tensor is not UTF-8 (byte {error.start}).",
+                pointer="/inputs",
+            ) from None
+        offset += length
+    return texts
+
+
+def _texts(tensor: InputTensor, values: list[Any]) -> list[str]:
+    if tensor.datatype != "BYTES" or not all(isinstance(value, str) for value in values):
+        raise MalformedBody("The input 'text' must be BYTES: strings in JSON.", pointer="/inputs")
+    return values
+
+
+def _token_rows(inputs: dict[str, InputTensor], values: dict[str, list[Any]]) -> list[list[int]]:
+    """Return rows of token ids, padding dropped by the mask when there is one."""
+    tensor = inputs["input_ids"]
+    if len(tensor.shape) != 2 or not all(type(value) is int for value in values["input_ids"]):
+        raise MalformedBody("input_ids must be INT64 of shape [rows, tokens].", pointer="/inputs")
+    if not values["input_ids"]:
+        return []
+    ids = np.array(values["input_ids"]).reshape(tensor.shape)
+    if "attention_mask" not in inputs:
+        return [row.tolist() for row in ids]
+    if inputs["attention_mask"].shape != tensor.shape:
+        raise MalformedBody("attention_mask must have the shape of input_ids.", pointer="/inputs")
+    mask = np.array(values["attention_mask"]).reshape(tensor.shape).astype(bool)
+    return [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
+
+
+def _wanted(body: InferRequest, inferencer: Inferencer) -> list[tuple[str, bool]]:
+    """Return the outputs to answer and whether each is binary."""
+    offered = OUTPUTS[inferencer.manifest.interface.task]
+    by_default = bool(body.parameters.get("binary_data_output", False))
+    if not body.outputs:
+        return [(name, by_default) for name in offered]
+    wanted = []
+    for output in body.outputs:
+        if output.name not in offered:
+            raise UnknownName(
+                f"There is no output {output.name[:80]!r}; this model has: {', '.join(offered)}.",
+                pointer="/outputs",
+            )
+        wanted.append((output.name, bool(output.parameters.get("binary_data", by_default))))
+    return wanted
+
+
+def _output(name: str, is_binary: bool, inferencer: Inferencer, inference: Any) -> _Output:  # noqa: ANN401
+    if name == "label":
+        labels = inferencer.manifest.interface.labels
+        names = [labels[int(row.argmax())] for row in inference.outputs["probabilities"]]
+        return _Output(name, "BYTES", [len(names)], names, is_binary)
+    array = inference.stacked(name)
+    return _Output(name, "FP32", list(array.shape), array, is_binary)
+
+
+def _reply(body: InferRequest, inferencer: Inferencer, outputs: list[_Output]) -> Response:
+    tensors: list[dict[str, object]] = []
+    parts: list[bytes] = []
+    for output in outputs:
+        tensor: dict[str, object] = {
+            "name": output.name, "datatype": output.datatype, "shape": output.shape,
+        }  # fmt: skip
+        if output.is_binary:
+            part = _pack(output)
+            parts.append(part)
+            tensor["parameters"] = {"binary_data_size": len(part)}
+        else:
+            tensor["data"] = output.values if isinstance(output.values, list) else output.values.ravel()
+        tensors.append(tensor)
+    reply: dict[str, object] = {
+        "model_name": inferencer.manifest.model,
+        "model_version": inferencer.manifest.version,
+        "outputs": tensors,
+    }
+    if body.id is not None:
+        reply["id"] = body.id
+    head = orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not parts:
+        return Response(head, media_type=JSON)
+    response = Response(b"".join([head, *parts]), media_type="application/octet-stream")
+    response.headers[HEADER_LENGTH] = str(len(head))
+    return response
+
+
+def _pack(output: _Output) -> bytes:
+    if isinstance(output.values, list):
+        encoded = [value.encode() for value in output.values]
+        return b"".join(struct.pack("<I", len(part)) + part for part in encoded)
+    return output.values.astype("<f4").tobytes()

@@ -1,0 +1,124 @@
+"""Prometheus metrics. Labels are few and bounded: never a key, a user or a text."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from tremplin import __version__
+from tremplin.machine import resident_bytes
+from tremplin.registry.manifest import Manifest
+from tremplin.serve.fleet import Fleet
+from tremplin.serve.queue import BatchRecord
+from tremplin.serve.timing import Timings
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# From a cache hit to a long bulk request on a slow core.
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """What one process counts. Made once, by the composition root."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "tremplin_requests_total", "Requests answered.", ["route", "code"], registry=self.registry
+        )
+        self._duration = Histogram(
+            "tremplin_request_duration_seconds",
+            "From the request's first byte to the answer's last.",
+            ["route"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._phases = Histogram(
+            "tremplin_phase_duration_seconds",
+            "Time of one phase of a request.",
+            ["phase"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._batch_rows = Histogram(
+            "tremplin_batch_rows", "Rows in a batch.", ["model", "version"], buckets=ROWS, registry=self.registry
+        )
+        self._batch_seconds = Histogram(
+            "tremplin_batch_duration_seconds",
+            "Time the engine took for a batch.",
+            ["model", "version"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._tokens = Counter(
+            "tremplin_tokens_total", "Tokens computed, padding apart.", ["model", "version"], registry=self.registry
+        )
+        self._padding = Counter(
+            "tremplin_padding_tokens_total",
+            "Padding computed beside the tokens.",
+            ["model", "version"],
+            registry=self.registry,
+        )
+        self._batch_failures = Counter(
+            "tremplin_batch_failures_total",
+            "Batches the engine could not run.",
+            ["model", "version"],
+            registry=self.registry,
+        )
+        self._queue_tokens = Gauge(
+            "tremplin_queue_tokens", "Tokens admitted and not yet answered.", ["model", "version"],
+            registry=self.registry,
+        )  # fmt: skip
+        self._forced = Gauge(
+            "tremplin_version_forced_info",
+            "1 for a version served although it misses its quality bound.",
+            ["model", "version"],
+            registry=self.registry,
+        )
+        Gauge("tremplin_build_info", "1, with the release.", ["version"], registry=self.registry).labels(
+            __version__
+        ).set(1)
+        Gauge(
+            "process_resident_memory_bytes", "Resident memory of the server.", registry=self.registry
+        ).set_function(lambda: float(resident_bytes()))
+        # Finding a child by its labels costs more than counting; the label sets are few and bounded.
+        self._request_child = lru_cache(maxsize=1024)(self._requests.labels)
+        self._duration_child = lru_cache(maxsize=256)(self._duration.labels)
+        self._tokenize = self._phases.labels("tokenize")
+        self._queue = self._phases.labels("queue")
+        self._compute = self._phases.labels("compute")
+
+    def watch(self, fleet: Fleet) -> None:
+        """Report the state of the loaded versions."""
+        for inferencer in fleet.inferencers:
+            labels = (inferencer.manifest.model, inferencer.manifest.version)
+            admission = inferencer.admission
+            self._queue_tokens.labels(*labels).set_function(lambda a=admission: float(a.queued_tokens))  # type: ignore[misc]
+            self._forced.labels(*labels).set(1 if inferencer.broken_bounds else 0)
+
+    def request(self, route: str, code: int, seconds: float) -> None:
+        """Count one answer; ``route`` is a template, never an address a caller chose."""
+        self._request_child(route, str(code)).inc()
+        self._duration_child(route).observe(seconds)
+
+    def phases(self, timings: Timings) -> None:
+        """Count where the time of one inference went."""
+        self._tokenize.observe(timings.tokenize_ms / 1e3)
+        self._queue.observe(timings.queue_ms / 1e3)
+        self._compute.observe(timings.compute_ms / 1e3)
+
+    def batch(self, manifest: Manifest, record: BatchRecord) -> None:
+        """Count one batch; called from the engine's thread."""
+        labels = (manifest.model, manifest.version)
+        self._batch_rows.labels(*labels).observe(record.rows)
+        self._batch_seconds.labels(*labels).observe(record.seconds)
+        self._tokens.labels(*labels).inc(record.tokens)
+        self._padding.labels(*labels).inc(record.padded_tokens - record.tokens)
+        if record.failed:
+            self._batch_failures.labels(*labels).inc()
+
+    def exposition(self) -> bytes:
+        """Return the metrics as Prometheus reads them."""
+        return generate_latest(self.registry)

@@ -1,0 +1,204 @@
+"""The signature picture: quality up, latency to the right, size as area, the chosen version ringed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import isfinite, sqrt
+
+from tremplin.optimize.report.numbers import interval, significant
+from tremplin.optimize.report.plots.axes import (
+    Box,
+    empty_chart,
+    free_place,
+    small,
+    x_axis,
+    y_axis,
+    y_axis_width,
+)
+from tremplin.optimize.report.plots.scale import LARGEST, Scale, finite, linear_scale
+from tremplin.optimize.report.plots.svg import (
+    FONT,
+    LINE,
+    SMALL,
+    WIDTH,
+    described,
+    document,
+    fit,
+    heading,
+    line,
+    tag,
+    text,
+    text_width,
+)
+
+PLOT_HEIGHT = 230.0
+LARGEST_RADIUS = 15.0
+SMALLEST_RADIUS = 3.5
+LABEL_WIDTH = 130.0
+
+
+@dataclass(frozen=True)
+class ParetoPoint:
+    """One version: its cost to the right, its quality upwards with the interval, its size as area."""
+
+    label: str
+    x: float
+    y: float
+    y_low: float
+    y_high: float
+    size: float
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A point in the picture."""
+
+    point: ParetoPoint
+    x: float
+    y: float
+    radius: float
+    is_dominated: bool
+
+    @property
+    def box(self) -> Box:
+        reach = self.radius + (4 if self.point.chosen else 0)
+        return Box(self.x - reach, self.y - reach, self.x + reach, self.y + reach)
+
+
+def pareto_chart(title: str, points: Sequence[ParetoPoint], *, x_label: str, y_label: str) -> str:
+    """Return quality against cost: less cost and more quality is better.
+
+    A point is dominated, and faint, when another is at least as good in both and better in one. Areas are
+    in proportion to the sizes. Every chosen and every undominated point is named if it can be placed; the
+    tooltip and the description name them all.
+    """
+    head, top = heading(title)
+    usable = [point for point in points if isfinite(point.x) and isfinite(point.y)]
+    description = "; ".join(_in_words(point) for point in usable)
+    if not usable:
+        return empty_chart(title)
+    y_values = finite([value for point in usable for value in (point.y, point.y_low, point.y_high)])
+    whole = 100.0 if "%" in y_label else 1.0
+    is_share = all(0 <= value <= whole for value in y_values)
+    y_scale = linear_scale(y_values, at_most=whole if is_share else None)
+    x_scale = linear_scale([point.x for point in usable])
+    area = Box(y_axis_width(y_scale), top + 28, WIDTH - 6, top + 28 + PLOT_HEIGHT)
+    # Room for the largest circle, so that none is cut by an axis.
+    inner_left, inner_right = area.left + LARGEST_RADIUS + 3, area.right - LARGEST_RADIUS - 5
+    x_scale = x_scale.between(inner_left, inner_right)
+    y_scale = y_scale.between(area.bottom - LARGEST_RADIUS - 3, area.top + 6)
+    places = _places(usable, x_scale, y_scale)
+    drawn = [head, y_axis(y_scale, area, y_label), x_axis(x_scale, area, x_label), _front(places)]
+    drawn += [_circle(place, y_scale) for place in places]
+    drawn.append(_labels(places, area))
+    drawn.append(
+        small(0, area.bottom + 50, "area: size · ring: chosen · faint: dominated · bar: 95 % interval")
+    )
+    return document(title, description, drawn, height=area.bottom + 56)
+
+
+def dominated(points: Sequence[ParetoPoint]) -> list[bool]:
+    """Return for each point whether another costs no more, is no worse, and is better in one of the two."""
+    return [
+        any(
+            other.x <= point.x and other.y >= point.y and (other.x < point.x or other.y > point.y)
+            for other in points
+        )
+        for point in points
+    ]
+
+
+def _places(points: Sequence[ParetoPoint], x_scale: Scale, y_scale: Scale) -> list[_Place]:
+    """Return the points' places, large ones first so that small ones lie on top."""
+    sizes = [min(point.size, LARGEST) if isfinite(point.size) and point.size > 0 else 0.0 for point in points]
+    largest = max(sizes) or 1.0
+    placed = [
+        _Place(
+            point=point,
+            x=x_scale(min(max(point.x, -LARGEST), LARGEST)),
+            y=y_scale(min(max(point.y, -LARGEST), LARGEST)),
+            radius=max(SMALLEST_RADIUS, LARGEST_RADIUS * sqrt(size / largest)),
+            is_dominated=is_dominated,
+        )
+        for point, size, is_dominated in zip(points, sizes, dominated(points), strict=True)
+    ]
+    return sorted(placed, key=lambda place: -place.radius)
+
+
+def _front(places: Sequence[_Place]) -> str:
+    """Return the thin line through the undominated points."""
+    front = sorted((place.x, place.y) for place in places if not place.is_dominated)
+    if len(front) < 2:
+        return ""
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in front)
+    return tag("polyline", points=path, class_="plot-muted", stroke="currentColor", stroke_dasharray="2 3")
+
+
+def _circle(place: _Place, y_scale: Scale) -> str:
+    point = place.point
+    drawn = described(_in_words(point))
+    if isfinite(point.y_low) and isfinite(point.y_high) and point.y_low != point.y_high:
+        drawn += line(place.x, y_scale(point.y_low), place.x, y_scale(point.y_high), stroke_width=1.5)
+    drawn += tag(
+        "circle",
+        cx=place.x,
+        cy=place.y,
+        r=place.radius,
+        fill="currentColor",
+        fill_opacity=0.35,
+        stroke="currentColor",
+        stroke_width=1.5,
+    )
+    if point.chosen:
+        drawn += tag(
+            "circle",
+            cx=place.x,
+            cy=place.y,
+            r=place.radius + 4,
+            class_="plot-ring",
+            stroke="currentColor",
+            stroke_width=2,
+        )
+    faint = place.is_dominated and not point.chosen
+    return tag("g", drawn, class_="plot-muted" if faint else "plot-accent", opacity=0.6 if faint else None)
+
+
+def _labels(places: Sequence[_Place], area: Box) -> str:
+    """Return the names beside the points: the chosen first, then the front, then the others."""
+    taken = [place.box for place in places]
+    drawn = []
+    order = sorted(places, key=lambda p: (not p.point.chosen, p.is_dominated, p.x, p.y, p.point.label))
+    for place in order:
+        is_quiet = place.is_dominated and not place.point.chosen
+        size = SMALL if is_quiet else FONT
+        words = fit(place.point.label, LABEL_WIDTH, size)
+        box = free_place(_beside(place, text_width(words, size)), taken, area)
+        if box is None:
+            continue
+        taken.append(box)
+        weight = 600 if place.point.chosen else None
+        tone = "plot-muted" if is_quiet else None
+        label = text(box.left, box.bottom - 4, words, font_size=size, font_weight=weight, class_=tone)
+        drawn.append(label)
+    return "".join(drawn)
+
+
+def _beside(place: _Place, width: float) -> Iterator[Box]:
+    """Yield the places a label may take: right, left, above, below, then further off."""
+    box = place.box
+    for far in (0.0, 0.6, 1.2, 2.0, 3.0):
+        for up in (0.0, -far * LINE, far * LINE) if far else (0.0,):
+            middle = place.y + up
+            yield Box(box.right + 3, middle - LINE / 2, box.right + 3 + width, middle + LINE / 2)
+            yield Box(box.left - 3 - width, middle - LINE / 2, box.left - 3, middle + LINE / 2)
+        for edge in (box.top - 2 - LINE - far * LINE, box.bottom + 2 + far * LINE):
+            yield Box(place.x - width / 2, edge, place.x + width / 2, edge + LINE)
+
+
+def _in_words(point: ParetoPoint) -> str:
+    chosen = " (chosen)" if point.chosen else ""
+    quality = interval(point.y, point.y_low, point.y_high)
+    cost, size = significant(point.x), significant(point.size)
+    return f"{point.label}{chosen}: quality {quality}, cost {cost}, size {size}"

@@ -1,0 +1,1 @@
+"""Durable state: API keys today."""

@@ -1,0 +1,268 @@
+"""The composition root: settings become stores, engines, services and the application."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from starlette.types import ASGIApp
+
+from tremplin import __version__
+from tremplin.config import Settings
+from tremplin.console.router import console_routes
+from tremplin.console.view import ConsoleView, LiveVersion
+from tremplin.errors import BadInput, StartFailed
+from tremplin.gateway.app import build_app
+from tremplin.gateway.routes import native, openai, operations, tei, v2
+from tremplin.gateway.state import ServerState
+from tremplin.machine import Machine, read_machine
+from tremplin.monitor.metrics import Metrics
+from tremplin.registry.files import write_atomically
+from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
+from tremplin.registry.passport import Speed
+from tremplin.registry.services import Service
+from tremplin.registry.store import Registry, check_servable
+from tremplin.registry.task import Task
+from tremplin.serve.admit import Admission, AdmissionLimits
+from tremplin.serve.batch import BatchLimits
+from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
+from tremplin.serve.fleet import Fleet
+from tremplin.serve.infer import Inferencer
+from tremplin.serve.services import Services
+from tremplin.serve.tokenize import TextTokenizer
+from tremplin.store.keys import KeyRing
+from tremplin.tasks.search import Document
+
+MAX_DOCUMENTS = 50_000
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things lie in the data folder."""
+
+    root: Path
+
+    @property
+    def registry(self) -> Path:
+        """Versions and their artefacts."""
+        return self.root / "registry"
+
+    @property
+    def services(self) -> Path:
+        """Which version answers for which task."""
+        return self.root / "services.json"
+
+    @property
+    def keys(self) -> Path:
+        """API keys and the pepper."""
+        return self.root / "keys"
+
+    @property
+    def session_secret(self) -> Path:
+        """Signs the console's cookies."""
+        return self.root / "keys" / "session"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server, built and not yet started."""
+
+    app: ASGIApp
+    state: ServerState
+    services: Services
+    metrics: Metrics
+    keys: KeyRing
+    ticket: str
+    """Opens the console once."""
+    threads: int
+
+
+def threads_of(settings: Settings, machine: Machine) -> int:
+    """Return the threads of each engine: what was asked for, else every usable core."""
+    return settings.threads or machine.cores
+
+
+def open_registry(settings: Settings) -> Registry:
+    """Return the registry in the data folder; raises StartFailed when the folder cannot be used."""
+    try:
+        return Registry(Places(settings.data).registry)
+    except OSError as error:
+        raise StartFailed(
+            f"The data folder {settings.data} cannot be used: {error.strerror}. Choose another with --data."
+        ) from None
+
+
+def build_server(
+    settings: Settings, registry: Registry, declared: Sequence[Service], forced: frozenset[str] = frozenset()
+) -> Server:
+    """Return the server for the declared services; raises NotServable for a version without evidence."""
+    places = Places(settings.data)
+    machine = read_machine()
+    threads = threads_of(settings, machine)
+    metrics = Metrics()
+    state = ServerState()
+    fleet = _fleet(settings, registry, declared, forced, machine, threads, metrics)
+    metrics.watch(fleet)
+    services = Services(fleet, read_documents(settings.documents))
+    keys = KeyRing(places.keys)
+    tickets = {secrets.token_urlsafe(24)}
+    ticket = next(iter(tickets))
+
+    def check_key(key: str) -> bool:
+        return keys.check(key) is not None
+
+    def redeem_ticket(given: str) -> bool:
+        if given not in tickets:
+            return False
+        tickets.discard(given)
+        return True
+
+    view = ConsoleView(
+        services=services,
+        registry=registry,
+        live=lambda: _live(declared, fleet, threads),
+        state=lambda: state.name,
+        check_key=check_key if settings.auth else lambda key: True,
+        redeem_ticket=redeem_ticket,
+        session_secret=_secret(places.session_secret),
+        version=__version__,
+    )
+    endpoints = (
+        *openai.endpoints(services, metrics),
+        *tei.endpoints(services, metrics),
+        *native.endpoints(services, metrics),
+        *v2.endpoints(services, metrics, state),
+        *operations.endpoints(services, metrics, state),
+    )
+    app = build_app(
+        endpoints,
+        console_routes(view),
+        state=state,
+        metrics=metrics,
+        check_key=check_key if settings.auth else None,
+        max_body_bytes=settings.max_body_bytes,
+    )
+    return Server(app, state, services, metrics, keys, ticket, threads)
+
+
+def read_documents(path: Path | None) -> list[Document]:
+    """Return the documents that search looks in; the bundled help articles when no file is given.
+
+    Raises BadInput naming the line that is not a document.
+    """
+    if path is None:
+        text = files("tremplin").joinpath("data", "help_articles.jsonl").read_text("utf-8")
+    else:
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"The documents {path} cannot be read as UTF-8 text: {error}") from None
+    documents = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            documents.append(
+                Document(str(row["id"]), str(row.get("title", "")), str(row["text"]), str(row.get("lang", "")))
+            )
+        except (ValueError, KeyError, TypeError):
+            raise BadInput(
+                f'{path}, line {number}: expected {{"id": ..., "text": ...}} and perhaps "title" and "lang".'
+            ) from None
+        if len(documents) > MAX_DOCUMENTS:
+            raise BadInput(f"{path} holds more than {MAX_DOCUMENTS:,} documents; search here is exact and small.")
+    return documents
+
+
+def _fleet(
+    settings: Settings,
+    registry: Registry,
+    declared: Sequence[Service],
+    forced: frozenset[str],
+    machine: Machine,
+    threads: int,
+    metrics: Metrics,
+) -> Fleet:
+    by_ref: dict[str, Inferencer] = {}
+    defaults: dict[Task, Inferencer] = {}
+    for service in declared:
+        if service.version not in by_ref:
+            manifest = registry.resolve(service.version)
+            broken = check_servable(manifest, forced=manifest.ref in forced)
+            speed = _speed(registry, manifest, machine, threads)
+            by_ref[service.version] = _inferencer(
+                settings, registry, manifest, speed, broken, threads, metrics
+            )
+        defaults.setdefault(service.task, by_ref[service.version])
+    return Fleet(tuple(by_ref.values()), defaults)
+
+
+def _speed(registry: Registry, manifest: Manifest, machine: Machine, threads: int) -> Speed:
+    """Return the evidence of speed for this machine, measured now when there is none yet."""
+    found = registry.speed(manifest, machine.id, threads)
+    if found is not None:
+        return found
+    from tremplin.optimize.publish import measure_and_record
+
+    return measure_and_record(registry, manifest, machine, threads=threads)
+
+
+def _inferencer(
+    settings: Settings,
+    registry: Registry,
+    manifest: Manifest,
+    speed: Speed,
+    broken: tuple[str, ...],
+    threads: int,
+    metrics: Metrics,
+) -> Inferencer:
+    limits = BatchLimits(
+        max_tokens=settings.max_batch_tokens or speed.best_batch_tokens(), max_rows=settings.max_batch_rows
+    )
+    admission = Admission(
+        AdmissionLimits(
+            max_rows_per_request=settings.max_rows_per_request,
+            max_tokens_per_request=settings.max_tokens_per_request,
+            max_queue_tokens=settings.max_queue_tokens,
+            max_queue_s=settings.max_queue_s,
+        ),
+        tokens_per_s=speed.tokens_per_s(),
+    )
+    return Inferencer(
+        manifest,
+        TextTokenizer(registry.path(manifest, TOKENIZER_FILE), manifest.interface),
+        OnnxRuntimeEngine(registry.path(manifest, MODEL_FILE), threads=threads),
+        admission,
+        limits,
+        broken_bounds=broken,
+        on_batch=metrics.batch,
+    )
+
+
+def _live(declared: Sequence[Service], fleet: Fleet, threads: int) -> list[LiveVersion]:
+    live = []
+    for service in declared:
+        inferencer = fleet.find(service.version)
+        live.append(
+            LiveVersion(
+                service=service.name,
+                ref=inferencer.manifest.ref,
+                task=inferencer.manifest.interface.task,
+                forced=bool(inferencer.broken_bounds),
+                broken_bounds=inferencer.broken_bounds,
+                engine=inferencer.engine.name,
+                threads=threads,
+            )
+        )
+    return live
+
+
+def _secret(path: Path) -> bytes:
+    if not path.exists():
+        write_atomically(path, secrets.token_bytes(32), mode=0o600)
+    return path.read_bytes()
