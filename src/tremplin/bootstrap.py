@@ -9,7 +9,8 @@ from tremplin.machine import Machine
 from tremplin.optimize.bundled import import_bundled
 from tremplin.optimize.head.dataset import read_labelled
 from tremplin.optimize.optimiser import Optimisation, Progress, optimise
-from tremplin.optimize.publish import import_and_publish, train_and_publish
+from tremplin.optimize.publish import import_and_publish
+from tremplin.optimize.train import train_and_publish
 from tremplin.optimize.texts import bundled_texts
 from tremplin.registry.manifest import Manifest
 from tremplin.registry.services import Service, write_services
@@ -56,6 +57,7 @@ def first_run(
                 registry,
                 best,
                 read_labelled(folder / "train.jsonl"),
+                "tremplin support desk",
                 CLASSIFIER,
                 machine,
                 test=read_labelled(folder / "test.jsonl"),

@@ -75,3 +75,14 @@ def run() -> None:
         sys.exit(exit_code(error))
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:  # a bug of ours: name it, without a stack trace that could quote a text
+        place = _place(error)
+        print(f"tremplin: unexpected {type(error).__name__} at {place}. This is a bug: please report it.", file=sys.stderr)
+        sys.exit(70)
+
+
+def _place(error: BaseException) -> str:
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return f"{frame.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.tb_lineno}" if frame else "?"

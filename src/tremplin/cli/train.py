@@ -36,7 +36,7 @@ def train(
     from tremplin.errors import BadInput
     from tremplin.machine import read_machine
     from tremplin.optimize.head.dataset import read_labelled
-    from tremplin.optimize.publish import train_and_publish
+    from tremplin.optimize.train import train_and_publish
     from tremplin.wiring import open_registry, threads_of
 
     if not head:
@@ -48,7 +48,7 @@ def train(
     columns = {"text_column": text_column, "label_column": label_column}
     with progress_bar("Train", quiet=json) as progress:
         manifest = train_and_publish(
-            registry, source, read_labelled(labelled, **columns), name, machine,
+            registry, source, read_labelled(labelled, **columns), labelled.name, name, machine,
             test=read_labelled(test, **columns) if test else None,
             seed=seed, threads=threads_of(settings, machine), target_accuracy=target_accuracy, progress=progress,
         )  # fmt: skip

@@ -351,8 +351,8 @@ class SpeedCell:
 
     p50_ms: float
     p99_ms: float
-    texts_per_s: float
-    """Best measured, at the length of the latency measurement."""
+    texts_per_s: float | None
+    """Best measured over batch sizes, at the length nearest to the latency measurement's."""
     peak_memory_bytes: int
     load_ms: float
 
@@ -457,7 +457,14 @@ class VersionPage:
 
 
 Page = (
-    PlaygroundPage | ModelsPage | ModelPage | VersionPage | SignInPage | EnteredPage | ProblemPage | AnswerPanel
+    PlaygroundPage
+    | AnswerPanel
+    | ModelsPage
+    | ModelPage
+    | VersionPage
+    | SignInPage
+    | EnteredPage
+    | ProblemPage
 )
 
 

@@ -68,17 +68,16 @@ def model_page(registry: Registry, live: Live, model: str, base: str, language: 
 
 
 def version_page(
-    registry: Registry, live: Live, model: str, version: str, base: str, language: Language
+    registry: Registry, live: Live, manifest: Manifest, base: str, language: Language
 ) -> VersionPage:
-    """Return the passport of one version; raises UnknownVersion when there is none."""
-    manifest = registry.get(model, version)
+    """Return the passport of one version."""
     quality, interface = manifest.quality, manifest.interface
     metrics = metric_rows([quality])
     speeds = tuple(sorted(registry.speeds(manifest), key=lambda speed: speed.measured_at, reverse=True))
     return VersionPage(
-        model=model,
-        model_href=f"{base}/models/{model}",
-        version=version,
+        model=manifest.model,
+        model_href=f"{base}/models/{manifest.model}",
+        version=manifest.version,
         ref=manifest.ref,
         task=str(interface.task),
         precision=manifest.precision,
@@ -188,10 +187,19 @@ def _speed_cell(speed: Speed | None) -> SpeedCell | None:
     return SpeedCell(
         p50_ms=speed.p50_ms,
         p99_ms=speed.p99_ms,
-        texts_per_s=speed.texts_per_s(speed.latency_tokens),
+        texts_per_s=_best_rate(speed),
         peak_memory_bytes=speed.peak_memory_bytes,
         load_ms=speed.load_ms,
     )
+
+
+def _best_rate(speed: Speed) -> float | None:
+    """Return the best measured texts per second at the length nearest to the latency measurement's."""
+    lengths = {shape.tokens for shape in speed.throughput}
+    if not lengths:
+        return None
+    nearest = min(lengths, key=lambda tokens: abs(tokens - speed.latency_tokens))
+    return max(shape.texts_per_s for shape in speed.throughput if shape.tokens == nearest)
 
 
 # -- rows and columns ----------------------------------------------------------------------------------

@@ -210,7 +210,9 @@ class Console:
         name, version = request.path_params["model"], request.path_params["version"]
         base, language = base_of(request), language_of(request)
         page = await self._read(
-            lambda registry, live: models.version_page(registry, live, name, version, base, language)
+            lambda registry, live: models.version_page(
+                registry, live, registry.get(name, version), base, language
+            )
         )
         return self._show(request, page, command=f"tremplin report {name}@{version}", has_json=True)
 

@@ -46,12 +46,15 @@ def snippets(origin: str, route: str, body: Body) -> tuple[Snippet, ...]:
 
 
 def _curl(url: str, body: Body) -> str:
-    payload = json.dumps(body, ensure_ascii=False, indent=2)
+    # A here-document: texts are full of apostrophes, which quoting would make unreadable. JSON writes line
+    # ends as \\n, so no line of a text can end it.
     return (
         f"curl {shlex.quote(url)} \\\n"
         f"  -H 'Authorization: Bearer {KEY}' \\\n"
         "  -H 'Content-Type: application/json' \\\n"
-        f"  -d {shlex.quote(payload)}"
+        "  --data-binary @- <<'JSON'\n"
+        f"{json.dumps(body, ensure_ascii=False, indent=2)}\n"
+        "JSON"
     )
 
 

@@ -63,6 +63,7 @@ class Edge:
         self._hot: Mapping[tuple[str, str], Endpoint] = {
             (endpoint.method, endpoint.path): endpoint for endpoint in endpoints if endpoint.hot
         }
+        self._paths = {endpoint.handler: endpoint.path for endpoint in endpoints}
         self._state = state
         self._metrics = metrics
         self._check_key = check_key
@@ -95,7 +96,12 @@ class Edge:
             if not isinstance(error, TremplinError):
                 log.error("unexpected error", request_id=exchange.request_id, error=error)
             if exchange.status == 0:
-                response = problem_response(error, dialect=dialect, request_id=exchange.request_id)
+                response = problem_response(
+                    error,
+                    dialect=dialect,
+                    request_id=exchange.request_id,
+                    rows_at=endpoint.rows_at if endpoint else "",
+                )
                 await response(scope, receive, send)
         finally:
             self._state.in_flight -= 1
@@ -132,7 +138,7 @@ class Edge:
 
     def _account(self, exchange: Exchange, scope: Scope) -> None:
         seconds = time.perf_counter() - exchange.started
-        route = exchange.route or _template(scope)
+        route = exchange.route or self._template(scope)
         status = exchange.status or 499
         self._metrics.request(route, status, seconds)
         log.info(
@@ -143,6 +149,12 @@ class Edge:
             status=status,
             ms=round(seconds * 1e3, 2),
         )
+
+    def _template(self, scope: Scope) -> str:
+        """The route's template; addresses nobody declared share one name, or labels would grow without bound."""
+        if scope["path"].startswith("/console"):
+            return "/console"
+        return self._paths.get(scope.get("endpoint"), "unknown")  # type: ignore[arg-type]
 
 
 def dialect_of(path: str) -> Dialect:
@@ -187,9 +199,3 @@ def _bounded(receive: Receive, limit: int) -> Receive:
 
 def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"The body is larger than {limit:,} bytes. Send it in parts.")
-
-
-def _template(scope: Scope) -> str:
-    """The route's template; an address nobody declared has one name, or labels would grow without bound."""
-    route = scope.get("route")
-    return getattr(route, "path", None) or "unknown"

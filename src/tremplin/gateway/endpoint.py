@@ -30,3 +30,5 @@ class Endpoint:
     """Reached by a look-up before the framework: for the routes that carry inference (no path parameter)."""
     public: bool = False
     """Answered without a key."""
+    rows_at: str = ""
+    """JSON pointer to the member that holds the texts, so that an error can point at one of them."""

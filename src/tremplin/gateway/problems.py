@@ -92,13 +92,20 @@ def kind_of(error: Exception) -> Kind:
     return UNEXPECTED
 
 
-def problem_response(error: Exception, *, dialect: Dialect, request_id: str) -> Response:
-    """Return an error as the client sees it. An unexpected exception says nothing of itself."""
+def problem_response(
+    error: Exception, *, dialect: Dialect, request_id: str, rows_at: str = ""
+) -> Response:
+    """Return an error as the client sees it. An unexpected exception says nothing of itself.
+
+    ``rows_at`` points to the member with the texts: what knows only a row's number points below it.
+    """
     kind = kind_of(error)
     expected = kind is not UNEXPECTED
     detail = str(error) if expected else "An unexpected error was logged under this request id."
     status = kind.tei_status if dialect is Dialect.TEI and kind.tei_status else kind.status
     pointer = error.pointer if isinstance(error, BadInput) else None
+    if pointer is not None and pointer[1:].isdigit():
+        pointer = rows_at + pointer if rows_at else None
     body: dict[str, object] = {
         "type": TYPE_BASE + kind.slug,
         "title": kind.title,
@@ -130,7 +137,7 @@ def _dialect_members(kind: Kind, detail: str, pointer: str | None, dialect: Dial
         "error": {
             "message": detail,
             "type": "invalid_request_error" if kind.status < 500 else "server_error",
-            "param": pointer.lstrip("/") if pointer else None,
+            "param": pointer.split("/")[1] if pointer else None,
             "code": kind.slug.replace("-", "_"),
         }
     }

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from tremplin import __version__
 from tremplin.machine import resident_bytes
@@ -24,6 +31,7 @@ class Metrics:
     """What one process counts. Made once, by the composition root."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # a second series for each counter that nobody reads
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "tremplin_requests_total", "Requests answered.", ["route", "code"], registry=self.registry

@@ -18,7 +18,7 @@ import numpy as np
 
 from tremplin.errors import IncompleteSource, MissingExtra, ParityFailed
 from tremplin.optimize.importing.importer import ImportedModel, import_model
-from tremplin.optimize.importing.parity import TOLERANCE, GraphFiles, GraphUnderTest
+from tremplin.optimize.importing.parity import GraphFiles, GraphUnderTest
 from tremplin.optimize.importing.reference import ReferenceKind
 from tremplin.optimize.importing.weights import Floats, Weights
 from tremplin.registry.task import Task
@@ -30,6 +30,7 @@ INSTALL = (
 NAME = "all-MiniLM-L6-v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MAX_TOKENS = 256
+GOLDEN_TOLERANCE = 1e-5  # on unit vectors; 2.4e-7 measured on the machine that recorded them
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def import_bundled(destination: Path, reference: ReferenceKind | str = Reference
     return model
 
 
-def check_golden(graph: GraphFiles, tolerance: float = TOLERANCE) -> float:
+def check_golden(graph: GraphFiles, tolerance: float = GOLDEN_TOLERANCE) -> float:
     """Return the largest difference from the recorded vectors; raises ParityFailed above ``tolerance``."""
     golden = golden_sentences()
     found = GraphUnderTest(graph).answer([sentence.text for sentence in golden])["embedding"]

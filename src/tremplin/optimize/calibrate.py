@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from tremplin.optimize.passes.graph import linears, read_graph
 from tremplin.serve.engine import pad
+from tremplin.serve.engines.onnx_runtime import feeds_of
 
 SAMPLE_TOKENS = 384
 
@@ -43,7 +44,7 @@ def collect_statistics(
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    takes_types = any(node.name == "token_type_ids" for node in session.get_inputs())
+    inputs = [node.name for node in session.get_inputs()]
 
     total = sum(map(len, rows))
     share = min(1.0, SAMPLE_TOKENS / max(total, 1))
@@ -53,9 +54,7 @@ def collect_statistics(
     samples: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
     for batch in _batches(rows):
         tokens = pad(batch)
-        feeds = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
-        if takes_types:
-            feeds["token_type_ids"] = np.zeros_like(tokens.input_ids)
+        feeds = feeds_of(tokens, inputs)
         real = tokens.attention_mask.astype(bool)
         kept = generator.random(int(real.sum())) < share
         for name, array in zip(names, session.run(names, feeds), strict=True):

@@ -174,7 +174,8 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
     post, native = "POST", Dialect.NATIVE
     return (
         Endpoint(
-            post, "/v1/classify", classify, native, "Classify texts", ClassifyRequest, ClassifyAnswer, hot=True
+            post, "/v1/classify", classify, native, "Classify texts",
+            ClassifyRequest, ClassifyAnswer, hot=True, rows_at="/inputs",
         ),
         Endpoint(
             post, "/v1/similarity", similarity, native, "Compare one text with others",

@@ -107,7 +107,7 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
     return (
         Endpoint(
             "POST", "/v1/embeddings", embeddings, Dialect.OPENAI, "Embed texts or token ids",
-            EmbeddingsRequest, EmbeddingsAnswer, hot=True,
+            EmbeddingsRequest, EmbeddingsAnswer, hot=True, rows_at="/input",
         ),
         Endpoint("GET", "/v1/models", models, Dialect.OPENAI, "List the models served here", None, ModelList),
         Endpoint("GET", "/v1/models/{model:path}", model, Dialect.OPENAI, "Describe a model", None, ModelItem),

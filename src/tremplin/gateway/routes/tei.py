@@ -134,12 +134,14 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
 
     post = "POST"
     return (
-        Endpoint(post, "/embed", embed, Dialect.TEI, "Embed texts", EmbedRequest, hot=True),
+        Endpoint(post, "/embed", embed, Dialect.TEI, "Embed texts", EmbedRequest, hot=True, rows_at="/inputs"),
         Endpoint(post, "/", root, Dialect.TEI, "Embed texts, or compare sentences", EmbedRequest, hot=True),
         Endpoint(
             post, "/similarity", similarity, Dialect.TEI, "Compare sentences", SimilarityRequest, hot=True
         ),
-        Endpoint(post, "/predict", predict, Dialect.TEI, "Classify texts", PredictRequest, hot=True),
+        Endpoint(
+            post, "/predict", predict, Dialect.TEI, "Classify texts", PredictRequest, hot=True, rows_at="/inputs"
+        ),
         Endpoint(post, "/tokenize", tokenize, Dialect.TEI, "Show a text's tokens", TokenizeRequest),
         Endpoint("GET", "/info", info, Dialect.TEI, "What is served, and on what evidence"),
     )

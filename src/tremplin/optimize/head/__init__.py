@@ -1,4 +1,4 @@
 """Train a classification head in seconds on the features of a frozen encoder.
 
-    labelled text -> split -> encode -> choose the penalty -> fit -> calibrate -> attach -> report
+labelled text -> split -> encode -> choose the penalty -> fit -> calibrate -> attach -> report
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, exp, lgamma, log
+from math import ceil, exp, lgamma, log, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,7 @@ LEVEL = 0.05
 STEP = 0.02
 """Share of the rows by which each candidate answers more than the one before."""
 FIRST_ERRORS = 1
-"""The first candidate must pass with this many wrong answers, so that one odd row does not end the walk: it
-answers 93 rows for a target of 0.95."""
+"""The strictest candidate can pass with this many wrong answers: 93 rows for a target of 0.95."""
 
 
 @dataclass(frozen=True)
@@ -38,51 +37,75 @@ def abstain_threshold(
     """Return the smallest threshold whose accuracy among answered rows is proven to be at least ``target``.
 
     Both arguments have shape (n,): the best probability of each row and whether it is right. Candidates are
-    walked from the strictest to the loosest and the walk ends at the first that fails. The order is fixed in
-    advance, so the chance that the threshold kept is not good enough stays below ``LEVEL``; taking the
-    smallest of all candidates that pass would look many times and break the promise (the tests simulate
-    both). When none passes, the candidate with the best bound. Raises ValueError when there is no row.
-    Source: fixed sequence testing as in Angelopoulos et al., Learn then test, 2021, section 4.2.
+    walked from strict to loose and the walk ends at the first that fails. Where it starts and in which order
+    it goes depend on the confidences alone, never on what is right, so the chance that the threshold kept is
+    not good enough stays below ``LEVEL``; the smallest of all candidates that pass would be the luckiest of
+    many looks (the tests simulate both). It starts where calibrated confidences make the proof easiest: the
+    strictest candidates have few rows, and one wrong answer there would end the walk.
+
+    When none passes, the candidate with the best bound. Raises ValueError when there is no row.
+    Source: fixed sequence testing, as in Angelopoulos et al., Learn then test, 2021, section 4.2.
     """
     if len(confidence) == 0:
         raise ValueError("no row to choose a threshold on")
+    if not 0 < target < 1:
+        raise ValueError(f"target is {target}; a share between 0 and 1 was expected, and 1 cannot be proven")
     candidates = _candidates(np.asarray(confidence, np.float64), is_right, target)
-    kept: Threshold | None = None
-    for candidate in candidates:
-        if not candidate.is_reached:
+    kept = None
+    for candidate in candidates[_easiest(candidates, target) :]:
+        if _chance_of_at_most(candidate.rows - candidate.right, candidate.rows, 1 - target) > LEVEL:
             break
         kept = candidate
-    return kept or max(candidates, key=lambda candidate: candidate.accuracy_low)
+    if kept is not None:
+        return kept.threshold(len(confidence), is_reached=True)
+    best = max(candidates, key=lambda candidate: share_lower_bound(candidate.right, candidate.rows))
+    return best.threshold(len(confidence), is_reached=False)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """The rows that one threshold answers."""
+
+    value: float
+    rows: int
+    right: int
+    expected: float
+    """Their mean confidence: the accuracy that calibrated probabilities foretell."""
+
+    def threshold(self, n: int, *, is_reached: bool) -> Threshold:
+        # The service compares in float32: the float below keeps the row itself answered.
+        below = float(np.nextafter(np.float32(self.value), np.float32(0)))
+        low = share_lower_bound(self.right, self.rows)
+        return Threshold(below, self.rows / n, self.right / self.rows, low, is_reached)
 
 
 def _candidates(
     confidence: NDArray[np.float64], is_right: NDArray[np.bool_], target: float
-) -> list[Threshold]:
+) -> list[_Candidate]:
     """Return the thresholds to try, the strictest first; the last answers every row."""
     order = np.argsort(-confidence, kind="stable")
-    sorted_confidence, right_so_far = confidence[order], np.cumsum(is_right[order])
+    falling, right, total = confidence[order], np.cumsum(is_right[order]), np.cumsum(confidence[order])
     n = len(order)
-    first = min(_rows_to_prove(target, FIRST_ERRORS), n)
-    step = max(1, ceil(STEP * n))
-    candidates: list[Threshold] = []
-    for answered in sorted({*range(first, n, step), n}):
-        value = sorted_confidence[answered - 1]
-        rows = int(np.searchsorted(-sorted_confidence, -value, side="right"))  # equal rows stand together
-        low = share_lower_bound(int(right_so_far[rows - 1]), rows)
-        # The service compares in float32: the float below keeps the row itself answered.
-        below = float(np.nextafter(np.float32(value), np.float32(0)))
-        accuracy = float(right_so_far[rows - 1]) / rows
-        candidates.append(Threshold(below, rows / n, accuracy, low, low >= target))
-    return candidates
+    sizes = {*range(min(_rows_to_prove(target), n), n, max(1, ceil(STEP * n))), n}
+    # Rows of equal confidence are answered together.
+    ends = sorted({int(np.searchsorted(-falling, -falling[size - 1], side="right")) for size in sizes})
+    return [
+        _Candidate(float(falling[end - 1]), end, int(right[end - 1]), float(total[end - 1]) / end)
+        for end in ends
+    ]
 
 
-def _rows_to_prove(target: float, errors: int) -> int:
-    """Return how many rows prove ``target`` when ``errors`` of them are wrong."""
-    if target >= 1:
-        raise ValueError(f"target is {target}; no finite number of rows proves an accuracy of 1")
-    rows = errors + 1
-    while share_lower_bound(rows - errors, rows) < target:
-        rows = ceil(rows * 1.02) + 1
+def _easiest(candidates: list[_Candidate], target: float) -> int:
+    """Return the position where confidence stands above the target by most standard errors."""
+    margins = [(candidate.expected - target) * sqrt(candidate.rows) for candidate in candidates]
+    return int(np.argmax(margins))
+
+
+def _rows_to_prove(target: float) -> int:
+    """Return how many rows prove ``target`` when ``FIRST_ERRORS`` of them are wrong."""
+    rows = FIRST_ERRORS + 1
+    while _chance_of_at_most(FIRST_ERRORS, rows, 1 - target) > LEVEL:
+        rows += 1
     return rows
 
 

@@ -6,7 +6,7 @@ No message holds a text: a training file is somebody's correspondence.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,15 @@ class LabelledTexts:
         """Return (n,): the position of each label in ``label_names``, by default the file's own."""
         number = {name: i for i, name in enumerate(label_names or self.label_names)}
         return np.array([number[label] for label in self.labels], np.int64)
+
+    def rows(self, rows: NDArray[np.int64]) -> LabelledTexts:
+        """Return the rows of these numbers; ``label_names`` stay those of the whole."""
+        return replace(
+            self,
+            texts=tuple(self.texts[row] for row in rows),
+            labels=tuple(self.labels[row] for row in rows),
+            langs=None if self.langs is None else tuple(self.langs[row] for row in rows),
+        )
 
 
 def read_labelled(

@@ -17,7 +17,7 @@ from tremplin.optimize.head.descent import Descent, Floats, Problem, Targets, mi
 
 ClassWeight = Literal["balanced"] | Sequence[float]
 
-TOLERANCE = 1e-6
+TOLERANCE = 1e-5
 """Of the gradient's norm, relative to its norm at zero weights."""
 MAX_ITERATIONS = 500
 

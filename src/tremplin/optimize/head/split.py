@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tremplin.errors import TrainingRefused
 from tremplin.optimize.head.dataset import LabelledTexts
+from tremplin.optimize.head.rows import listed
 
 Rows = NDArray[np.int64]
 
@@ -81,17 +82,19 @@ def split(
     """
     groups, targets = text_groups(data.texts), data.targets()
     usable = np.arange(len(data))
-    notes: tuple[str, ...] = ()
+    notes = _conflicts(groups, targets)
     if test is not None:
         usable = _outside(data, test)
         overlap = len(data) - len(usable)
         if overlap:
-            notes = (f"{overlap} training rows are also in {test.source}; they were left out of training.",)
+            notes.append(
+                f"{overlap} training rows are also in {test.source}; they were left out of training."
+            )
         shares = (*shares[:2], 0.0)
     part_of = _part_of_groups(data, groups[usable], targets[usable], shares, seed)
     parts = np.array([part_of[group] for group in groups[usable].tolist()], np.int64)
     train, validation, held = (usable[parts == part] for part in range(3))
-    return Split(train, validation, held, notes)
+    return Split(train, validation, held, tuple(notes))
 
 
 def fold_numbers(groups: Rows, targets: NDArray[np.int64], *, folds: int = FOLDS, seed: int = 0) -> Rows:
@@ -104,6 +107,13 @@ def fold_numbers(groups: Rows, targets: NDArray[np.int64], *, folds: int = FOLDS
             fold_of[group] = following % folds
             following += 1  # not from 0 for each label: the first fold would get the remainder of them all
     return np.asarray(fold_of[groups])
+
+
+def _conflicts(groups: Rows, targets: NDArray[np.int64]) -> list[str]:
+    """Return a note when texts that differ in case or punctuation alone have different labels."""
+    pairs = np.unique(np.stack([groups, targets]), axis=1)
+    n = len(pairs[0]) - len(np.unique(groups))
+    return [f"{n} texts differ in case or punctuation alone from one with another label."] if n else []
 
 
 def _outside(data: LabelledTexts, test: LabelledTexts) -> Rows:
@@ -123,12 +133,12 @@ def _part_of_groups(
     random = np.random.default_rng([seed, 0])
     n_parts = sum(share > 0 for share in shares)
     members_of = _groups_of_labels(groups, targets)
-    small = [name for i, name in enumerate(data.label_names) if len(members_of.get(i, ())) < n_parts]
+    small = [repr(name) for i, name in enumerate(data.label_names) if len(members_of.get(i, ())) < n_parts]
     if small:
-        listed = ", ".join(repr(name) for name in small[:5])
         raise TrainingRefused(
-            f"{data.source}: {len(small)} labels have fewer than {n_parts} texts that differ in more "
-            f"than case and punctuation (and are not in the test file): {listed}. Each part needs one: add texts to each."
+            f"{data.source}: {len(small)} labels have fewer than {n_parts} texts that differ in more than "
+            f"case and punctuation and are not in the test file: {listed(small)}. Each part needs "
+            "one of its own: add texts to each."
         )
     part_of: dict[int, int] = {}
     for _, members in sorted(members_of.items()):

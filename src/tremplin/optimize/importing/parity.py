@@ -25,7 +25,10 @@ from tremplin.optimize.importing.weights import Floats
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-TOLERANCE = 1e-4  # on probabilities and unit vectors; float32 rounding alone stays near 1e-6
+TOLERANCE = 1e-4  # on logits and vectors of any length; float32 rounding alone stays near 1e-6
+# Probabilities and unit vectors are held to a tenth of it: in a shallow model, the wrong one of the two gelu
+# formulas moves them by less than 1e-4 (measured: 3e-4 on MiniLM's six layers, 8e-5 on two).
+BOUNDED_SHARE = 0.1
 UNIT_LENGTH_TOLERANCE = 1e-3
 BATCH = 4  # mixed lengths, so padding is exercised; larger only costs time when one text is long
 
@@ -119,8 +122,8 @@ def check_parity(
 ) -> ParityReport:
     """Compare a graph with its source on ``texts`` and return the evidence.
 
-    Raises ParityFailed when labels, outputs or shapes differ, when a number differs by more than
-    ``tolerance``, when a label comes out differently, or when embeddings lack the source's unit length.
+    Raises ParityFailed when labels, outputs or shapes differ, when a number differs by more than ``tolerance``
+    (a tenth of it for probabilities and vectors of unit length), when a label comes out differently, or when embeddings lack the source's unit length.
     """
     tested = GraphUnderTest(graph)
     if tested.labels != reference.labels:
@@ -130,20 +133,24 @@ def check_parity(
     expected, found = reference.answer(texts), tested.answer(texts)
     if set(expected) != set(found):
         raise ParityFailed(f"The graph gives {sorted(found)}, its source {sorted(expected)}.")
-    difference = max(_difference(name, found[name], expected[name]) for name in expected)
+    differences = {name: _difference(name, found[name], expected[name]) for name in expected}
     if reference.is_normalized:
         _check_unit_length(found["embedding"])
-    if not difference <= tolerance:
-        raise ParityFailed(
-            f"The graph differs from its source by {difference:.3g} (tolerance {tolerance:g}) on {len(texts)} texts, "
-            f"compared with {reference.name}. Nothing was imported; this is worth a bug report with the model's name."
-        )
+    for name, difference in differences.items():
+        is_bounded = name == "probabilities" or reference.is_normalized
+        allowed = tolerance * BOUNDED_SHARE if is_bounded else tolerance
+        if not difference <= allowed:
+            raise ParityFailed(
+                f"The graph's {name} differs from its source's by {difference:.3g} (allowed {allowed:g}) on "
+                f"{len(texts)} texts, compared with {reference.name}. The graph is refused; when Tremplin has just "
+                "built it, this is worth a bug report with the model's name."
+            )
     agreement = _label_agreement(found, expected, tested.metadata.get(MULTI_LABEL_KEY) == "true", tolerance)
     if agreement < 1.0:
         raise ParityFailed(
             f"The graph gives the source's label for {agreement:.2%} of the answers, expected all of them."
         )
-    return ParityReport(difference, agreement, len(texts), reference.name, tolerance)
+    return ParityReport(max(differences.values()), agreement, len(texts), reference.name, tolerance)
 
 
 def _difference(name: str, found: Sequence[Floats], expected: Sequence[Floats]) -> float:

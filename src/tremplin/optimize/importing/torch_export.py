@@ -91,6 +91,7 @@ def _export(checkpoint: Checkpoint, model: Any, task: Task, token_types: bool) -
     """Return the encoder (with its task layers) as ONNX, its one output named RAW_OUTPUT."""
     import onnx
     import torch
+    from onnx import compose
 
     names = _input_names(token_types)
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
@@ -114,7 +115,8 @@ def _export(checkpoint: Checkpoint, model: Any, task: Task, token_types: bool) -
         raise UnsupportedModel(
             f"The export of {checkpoint.model_type!r} holds functions that were not inlined."
         )
-    return exported
+    # The exporter names tensors after modules; a prefix keeps them apart from the head's ("embedding", "logits").
+    return compose.add_prefix(exported, "torch.", rename_inputs=False, rename_outputs=False)
 
 
 def _raw_output(model: Any, task: Task, names: list[str]) -> Any:

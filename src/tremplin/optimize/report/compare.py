@@ -47,6 +47,8 @@ class Difference:
     """Whether the difference is more than noise, and how that is known."""
     is_better: bool | None = None
     """None when it makes no difference or cannot be told."""
+    is_throughput: bool = False
+    """Whether this is one of the many batch shapes, which short reports leave out."""
 
 
 def speeds_of(manifest: Manifest, speeds: Speeds) -> Sequence[Speed]:
@@ -168,7 +170,7 @@ def _size_difference(before: Manifest, after: Manifest) -> Difference:
         before=size(before.size_bytes),
         after=size(after.size_bytes),
         words=smaller_in_words(ratio),
-        noise="counted, no noise",
+        noise="exact count",
         is_better=_is_better(ratio),
     )
 
@@ -181,7 +183,7 @@ def _speed_differences(before: Speed, after: Speed) -> list[Difference]:
             before=size(before.peak_memory_bytes),
             after=size(after.peak_memory_bytes),
             words=smaller_in_words(memory),
-            noise="measured once, spread unknown",
+            noise="unknown, measured once",
             is_better=_is_better(memory),
         )
     ]
@@ -193,7 +195,7 @@ def _speed_differences(before: Speed, after: Speed) -> list[Difference]:
                 before=duration(before.p50_ms),
                 after=duration(after.p50_ms),
                 words=faster_in_words(ratio),
-                noise=f"median of {after.latency_n} runs, spread unknown",
+                noise=f"unknown, one median of {after.latency_n} runs",
                 is_better=_is_better(ratio),
             )
         )
@@ -213,8 +215,9 @@ def _throughput_difference(before: Throughput, after: Throughput) -> Difference:
         before=rate(before.texts_per_s),
         after=rate(after.texts_per_s),
         words=faster_in_words(ratio),
-        noise="within noise: the spreads overlap" if overlaps else "more than noise: the spreads are apart",
+        noise="no, the spreads overlap" if overlaps else "yes, the spreads are apart",
         is_better=None if overlaps else _is_better(ratio),
+        is_throughput=True,
     )
 
 
@@ -224,16 +227,13 @@ def _metric_difference(before: Metric, after: Metric) -> Difference:
     unit = "points" if words.is_share else ""
     sign = "+" if delta > 0 else "−" if delta < 0 else "±"
     shown = f"{sign}{significant(abs(delta), 2)} {unit}".rstrip()
-    if before.low == before.high or after.low == after.high:
-        return Difference(
-            words.label, shown_value(before), shown_value(after), shown, "an extreme has no interval"
-        )
-    if not is_more_than_noise(before, after):
-        return Difference(words.label, shown_value(before), shown_value(after), shown, "within noise")
-    is_better = (delta < 0) is words.is_less_better
-    return Difference(
-        words.label, shown_value(before), shown_value(after), shown, "more than noise", is_better
-    )
+    is_better: bool | None = None
+    noise = "unknown, an extreme has no interval"
+    if before.low != before.high and after.low != after.high:
+        is_real = is_more_than_noise(before, after)
+        noise = "yes" if is_real else "no"
+        is_better = (delta < 0) is words.is_less_better if is_real else None
+    return Difference(words.label, shown_value(before), shown_value(after), shown, noise, is_better)
 
 
 def shape_in_words(rows: int, tokens: int) -> str:

@@ -41,6 +41,8 @@ class Figure:
 
     svg: str
     table: Table
+    is_stacked: bool = False
+    """Whether the table is too wide to stand beside the picture."""
 
 
 def quality_figures(manifests: Sequence[Manifest]) -> list[Figure]:
@@ -101,7 +103,7 @@ def candidates_figure(candidates: Sequence[TriedScheme]) -> Figure:
         x_label="time per text at full load, ms",
         y_label=_y_label(words),
     )
-    return Figure(svg, candidates_table(candidates))
+    return Figure(svg, candidates_table(candidates), is_stacked=True)
 
 
 def confusion_figure(confusion: Confusion) -> Figure:
@@ -124,7 +126,7 @@ def calibration_figure(calibration: Calibration) -> Figure:
 def _metric_figure(name: str, manifests: Sequence[Manifest]) -> Figure:
     words, names, rows = read_as(name), short_names(manifests), []
     for manifest in manifests:
-        metric = metric_beside(name, manifest, manifests)
+        metric = manifest.quality.metric(name) or metric_beside(name, manifest, manifests)
         if metric is None:
             continue
         verdict = verdict_of(manifest.quality, name)

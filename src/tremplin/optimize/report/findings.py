@@ -57,11 +57,12 @@ def bounds_in_words(quality: Quality) -> str:
     """Return whether a version keeps its promises, and which it breaks."""
     found = verdicts(quality)
     if not found:
-        return "No bound was declared, so nothing proves its quality."
+        return "No bound was declared: its quality is measured, but nothing is promised of it."
     broken = [verdict.sentence for verdict in found if verdict.outcome is not Outcome.HOLDS]
     if broken:
         return f"It is not served unless forced by name. {' '.join(broken)}"
-    return "Its bound holds." if len(found) == 1 else f"All {len(found)} of its bounds hold."
+    said = {1: "Its bound holds.", 2: "Both of its bounds hold."}
+    return said.get(len(found), f"All {len(found)} of its bounds hold.")
 
 
 def main_metric(manifests: Sequence[Manifest], baseline: Manifest, chosen: Manifest) -> str | None:
@@ -97,6 +98,15 @@ def metric_beside(name: str, manifest: Manifest, manifests: Sequence[Manifest]) 
         if read_as(name).is_perfect_for_reference:
             return Metric(name, 1.0, 1.0, 1.0, measured.n)
     return manifest.quality.metric(name)
+
+
+def is_reference(manifest: Manifest, name: str, manifests: Sequence[Manifest]) -> bool:
+    """Return whether another version was compared with this one, so that it agrees with itself."""
+    return read_as(name).is_perfect_for_reference and any(
+        other.quality.reference == manifest.ref and other.quality.metric(name) is not None
+        for other in manifests
+        if other.ref != manifest.ref
+    )
 
 
 def metric_finding(name: str, manifests: Sequence[Manifest]) -> str:
@@ -137,7 +147,9 @@ def throughput_finding(tokens: int, manifests: Sequence[Manifest], bench: Bench)
     if fastest == baseline.ref or baseline.ref not in best or best[baseline.ref] <= 0:
         return f"{place}: {names[fastest]} reaches {rate(best[fastest])}"
     ratio = best[fastest] / best[baseline.ref]
-    return f"{place}: {names[fastest]} reaches {rate(best[fastest])}, {faster_in_words(ratio)} than {names[baseline.ref]}"
+    link = "as" if faster_in_words(ratio).startswith("about as") else "than"
+    compared = f"{faster_in_words(ratio)} {link} {names[baseline.ref]}"
+    return f"{place}: {names[fastest]} reaches {rate(best[fastest])}, {compared}"
 
 
 def _alone(manifest: Manifest, bench: Bench, name: str) -> str:
@@ -195,7 +207,8 @@ def _kept(before: Manifest, after: Manifest, names: dict[str, str]) -> str:
     if base.value <= 0 or words.is_less_better:
         return f"has a {label} of {against}, {noise}"
     share = 100 * metric.value / base.value
-    return f"keeps {significant(share, 4 if share >= 100 else 3)}{NO_BREAK_SPACE}% of its {label} ({against}, {noise})"
+    kept = f"{significant(share, 4 if share >= 100 else 3)}{NO_BREAK_SPACE}%"
+    return f"keeps {kept} of its {label} ({against}, {noise})"
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ NOT_MEASURED = "not measured"
 MAX_DECIMALS = 6
 # From here on digits no longer help: 1.2e+07 is shorter and as exact as any measurement.
 SCIENTIFIC_FROM = 1e7
+SCIENTIFIC_BELOW = 1e-4
 
 
 def number(value: float, decimals: int = 0) -> str:
@@ -40,6 +41,8 @@ def significant(value: float, digits: int = 3) -> str:
         return NOT_MEASURED
     if value == 0:
         return "0"
+    if abs(value) < SCIENTIFIC_BELOW:
+        return f"{value:.{digits}g}"
     decimals = digits - 1 - floor(log10(abs(value)))
     return number(value, min(max(decimals, 0), 2 * MAX_DECIMALS))
 
@@ -52,10 +55,18 @@ def decimals_for(low: float, high: float) -> int:
     """
     half = high / 2 - low / 2
     if not isfinite(half) or half <= 0:
-        return 4 if abs(high) < 10 else 1
+        return _decimals_alone(high)
     leading = floor(log10(half))
     extra = 1 if half < 1.95 * 10.0**leading else 0
     return min(max(extra - leading, 0), MAX_DECIMALS)
+
+
+def _decimals_alone(value: float) -> int:
+    """Return the decimals of a value without an interval: a worst cosine of 0.99998 must not read as 1."""
+    from_one = abs(1 - abs(value))
+    if 0 < from_one < 5e-5:
+        return min(-floor(log10(from_one)), 2 * MAX_DECIMALS)
+    return 4 if abs(value) < 10 else 1
 
 
 def with_unit(text: str, unit: str) -> str:
@@ -70,10 +81,30 @@ def interval(value: float, low: float, high: float, *, unit: str = "") -> str:
     '0.9931 [0.9928, 0.9934]'
     """
     decimals = decimals_for(low, high)
-    shown = with_unit(number(value, decimals), unit)
     if not (isfinite(low) and isfinite(high) and isfinite(value)) or low == high:
-        return shown
+        return with_unit(alone(value), unit)
+    shown = with_unit(number(value, decimals), unit)
     return f"{shown} [{number(low, decimals)}, {number(high, decimals)}]"
+
+
+def count(value: float) -> str:
+    """Return a count; a weighted one keeps its fraction.
+
+    >>> count(14), count(2.5)
+    ('14', '2.50')
+    """
+    return number(value) if value == floor(value) else significant(value)
+
+
+def alone(value: float) -> str:
+    """Return a value that has no interval: an extreme, an exact count.
+
+    >>> alone(0.0), alone(0.9871), alone(0.9999982), alone(3e-7)
+    ('0', '0.9871', '0.999998', '3e-07')
+    """
+    if value == 0 or abs(value) < SCIENTIFIC_BELOW:
+        return significant(value, 2)
+    return number(value, _decimals_alone(value))
 
 
 def size(size_bytes: float) -> str:

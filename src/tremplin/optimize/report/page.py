@@ -67,8 +67,8 @@ class ReportContext:
     remarks: tuple[str, ...]
     versions: Table | None
     bench: str
-    verdicts: tuple[tuple[str, str], ...]
-    """Name of a version, and its bounds in words."""
+    broken: tuple[tuple[str, str], ...]
+    """Versions whose bounds are not all proven, and what the evidence says."""
     comparisons: tuple[Table, ...]
     trade_off: Figure | None
     quality: tuple[Figure, ...]
@@ -82,9 +82,9 @@ class ReportContext:
 def report_page(manifests: Sequence[Manifest], speeds: Speeds, *, command: str) -> str:
     """Return the report as one HTML page without a single outside reference.
 
-    ``speeds`` is keyed by ``model@version`` (or ``version``); ``command`` is the line that re-creates the page.
-    The same input gives the same bytes. A server that sends a content policy adds ``style_source()`` to its
-    ``style-src``.
+    ``speeds`` is keyed by ``model@version`` (or ``version``); ``command`` is the line that makes the page
+    again. The same input gives the same bytes. A server that sends a content policy adds ``style_source()``
+    to its ``style-src``.
     """
     template = _environment().get_template("report.html")
     return template.render(
@@ -115,7 +115,11 @@ def report_context(manifests: Sequence[Manifest], speeds: Speeds, *, command: st
         remarks=tuple(remarks(manifests, speeds)),
         versions=versions_table(manifests, bench),
         bench=bench.label,
-        verdicts=tuple((names[item.ref], bounds_in_words(item.quality)) for item in manifests),
+        broken=tuple(
+            (names[item.ref], bounds_in_words(item.quality))
+            for item in manifests
+            if item.quality.broken_bounds()
+        ),
         comparisons=_comparisons(manifests, baseline, chosen, bench),
         trade_off=trade_off_figure(manifests, bench, baseline, chosen) if len(manifests) > 1 else None,
         quality=tuple(quality_figures(manifests)),
@@ -168,7 +172,7 @@ def _empty_context(models: str, command: str) -> ReportContext:
         remarks=tuple(remarks([], {})),
         versions=None,
         bench="",
-        verdicts=(),
+        broken=(),
         comparisons=(),
         trade_off=None,
         quality=(),

@@ -8,9 +8,10 @@ from typing import Literal
 
 from tremplin.optimize.report.compare import Bench, Difference, shape_in_words, short_names
 from tremplin.optimize.report.evidence import Calibration, ClassQuality, Confusion, TriedScheme
-from tremplin.optimize.report.findings import metric_beside
+from tremplin.optimize.report.findings import is_reference, metric_beside
 from tremplin.optimize.report.numbers import (
     NOT_MEASURED,
+    count,
     duration,
     number,
     rate,
@@ -79,9 +80,15 @@ def code(text: str) -> Cell:
     return Cell(text or "—", is_code=bool(text))
 
 
-def versions_table(manifests: Sequence[Manifest], bench: Bench) -> Table:
-    """Return the versions side by side: size, speed on one machine, quality, verdict."""
-    names = short_names(manifests)
+def versions_table(
+    manifests: Sequence[Manifest], bench: Bench, *, beside: Sequence[Manifest] = (), brief: bool = False
+) -> Table:
+    """Return the versions side by side: size, speed on one machine, quality, verdict.
+
+    ``beside`` are all versions of the report when the table shows only some. A ``brief`` table has one row of
+    throughput per text length, at the batch size that is best for the fastest version.
+    """
+    names, beside = short_names(beside or manifests), beside or manifests
 
     def row(label: str, cell: Callable[[Manifest], Cell], note: str = "") -> Row:
         return Row((words(label, note), *(cell(manifest) for manifest in manifests)))
@@ -105,7 +112,7 @@ def versions_table(manifests: Sequence[Manifest], bench: Bench) -> Table:
         row("Latency p50", timed(lambda speed: duration(speed.p50_ms)), note),
         row("Latency p99", timed(lambda speed: duration(speed.p99_ms)), note),
     ]
-    shapes = sorted({shape for speed in bench.speeds.values() for shape in _shapes(speed)})
+    shapes = best_shapes(bench) if brief else sorted({s for v in bench.speeds.values() for s in _shapes(v)})
     if shapes:
         rows.append(Row((words("Throughput, median and spread over rounds"),)))
     for tokens_each, rows_each in shapes:
@@ -115,30 +122,44 @@ def versions_table(manifests: Sequence[Manifest], bench: Bench) -> Table:
     if metric_names:
         rows.append(Row((words("Quality, with the 95 % interval"),)))
     for name in metric_names:
-        rows.append(
-            row(read_as(name).label, lambda m, name=name: _metric_cell(m, name), read_as(name).meaning)
-        )  # type: ignore[misc]
+        cells = (_metric_cell(manifest, name, beside) for manifest in manifests)
+        rows.append(Row((words(read_as(name).label, read_as(name).meaning), *cells)))
     rows += [Row((words("Verdict"),)), row("Bounds", _summary_cell)]
     return Table("Versions side by side", ("", *(names[manifest.ref] for manifest in manifests)), tuple(rows))
 
 
 def metric_order(manifests: Sequence[Manifest]) -> list[str]:
-    """Return the names of all metrics, in the order they were first measured."""
-    return list(dict.fromkeys(metric.name for manifest in manifests for metric in manifest.quality.metrics))
+    """Return the names of all metrics in the order they were first measured.
+
+    The reference's score kept beside a version's own (``accuracy_reference``) is left out.
+    """
+    found = dict.fromkeys(metric.name for manifest in manifests for metric in manifest.quality.metrics)
+    return [name for name in found if name.removesuffix("_reference") not in found.keys() - {name}]
+
+
+def best_shapes(bench: Bench) -> list[tuple[int, int]]:
+    """Return for each text length the (tokens, rows) at which the highest throughput was measured."""
+    best: dict[int, Throughput] = {}
+    for speed in bench.speeds.values():
+        for item in speed.throughput:
+            if item.tokens not in best or item.texts_per_s > best[item.tokens].texts_per_s:
+                best[item.tokens] = item
+    return sorted((item.tokens, item.rows) for item in best.values())
 
 
 def metric_table(name: str, manifests: Sequence[Manifest]) -> Table:
     """Return one metric of every version with its bound and verdict."""
     names, rows = short_names(manifests), []
     for manifest in manifests:
-        metric = metric_beside(name, manifest, manifests)
+        metric = manifest.quality.metric(name) or metric_beside(name, manifest, manifests)
         if metric is None:
             continue
         verdict = verdict_of(manifest.quality, name)
+        is_own = manifest.quality.metric(name) is not None
         rows.append(
             Row(
                 (
-                    words(names[manifest.ref]),
+                    words(names[manifest.ref], "" if is_own else "the reference"),
                     figure(shown_value(metric), shown_interval(metric)),
                     figure(number(metric.n)),
                     words(verdict.limit if verdict else "none"),
@@ -165,8 +186,8 @@ def throughput_table(tokens: int, manifests: Sequence[Manifest], bench: Bench) -
         )
         for batch in batches
     ]
-    head = ("Texts in a batch", *(f"{names[manifest.ref]}, texts/s" for manifest in timed))
-    return Table(f"Throughput of texts of {tokens} tokens", head, tuple(rows))
+    head = ("Texts in a batch", *(names[manifest.ref] for manifest in timed))
+    return Table(f"Texts per second, {tokens} tokens each", head, tuple(rows))
 
 
 def differences_table(differences: Sequence[Difference], before: str, after: str) -> Table:
@@ -219,14 +240,15 @@ def candidates_table(candidates: Sequence[TriedScheme]) -> Table:
             Row(
                 (
                     words(item.scheme),
-                    words("chosen" if item.chosen else "lost", item.reason, "good" if item.chosen else ""),
+                    words("✓ chosen" if item.chosen else "lost", tone="good" if item.chosen else "muted"),
+                    words(item.reason),
                     figure(size(item.size_bytes)),
                     figure(rate(item.texts_per_s)),
                     *(figure(shown_value(metric), shown_interval(metric)) for metric in cells),
                 )
             )
         )
-    head = ("Scheme", "Outcome", "Size", "Throughput", *(read_as(name).label for name in metric_names))
+    head = ("Scheme", "Outcome", "Why", "Size", "Throughput", *(read_as(name).label for name in metric_names))
     return Table("Schemes the optimiser tried", head, tuple(rows))
 
 
@@ -253,14 +275,14 @@ def classes_table(classes: Sequence[ClassQuality]) -> Table:
 def confusions_table(confusion: Confusion, most: int = 10) -> Table:
     """Return the commonest confusions; the picture holds the whole matrix."""
     wrong = [
-        (count, true, predicted)
+        (texts, true, predicted)
         for true, counts in zip(confusion.labels, confusion.matrix, strict=False)
-        for predicted, count in zip(confusion.labels, counts, strict=False)
-        if predicted != true and count > 0
+        for predicted, texts in zip(confusion.labels, counts, strict=False)
+        if predicted != true and texts > 0
     ]
     wrong.sort(key=lambda item: (-item[0], item[1], item[2]))
     rows = [
-        Row((words(true), words(predicted), figure(significant(count)))) for count, true, predicted in wrong
+        Row((words(true), words(predicted), figure(count(texts)))) for texts, true, predicted in wrong
     ]
     return Table("The commonest confusions", ("True label", "Read as", "Texts"), tuple(rows[:most]))
 
@@ -301,7 +323,7 @@ def benches_table(benches: Sequence[Bench], manifests: Sequence[Manifest]) -> Ta
         row("Software", lambda s: software_in_words(s.software)),
         Row((words("Measured"), *(words(_measured_in_words(bench, names)) for bench in benches))),
     ]
-    return Table("Machines", ("", *(bench.machine_id for bench in benches)), tuple(rows))
+    return Table("Machines", ("", *(_bench_name(bench) for bench in benches)), tuple(rows))
 
 
 def quality_sources_table(manifests: Sequence[Manifest]) -> Table:
@@ -395,7 +417,9 @@ def _summary_cell(manifest: Manifest) -> Cell:
     return words(f"{'✗' if broken else '✓'} {summary(manifest.quality)}", tone="bad" if broken else "good")
 
 
-def _metric_cell(manifest: Manifest, name: str) -> Cell:
+def _metric_cell(manifest: Manifest, name: str, beside: Sequence[Manifest]) -> Cell:
+    if manifest.quality.metric(name) is None and is_reference(manifest, name, beside):
+        return Cell("reference", is_number=True, tone="muted")
     metric, verdict = manifest.quality.metric(name), verdict_of(manifest.quality, name)
     is_broken = verdict is not None and verdict.outcome is not Outcome.HOLDS
     return figure(shown_value(metric), shown_interval(metric), "bad" if is_broken else "")
@@ -418,6 +442,10 @@ def _throughput(speed: Speed | None, rows: int, tokens: int) -> Throughput | Non
 def _shapes(speed: Speed) -> set[tuple[int, int]]:
     """Shapes as (tokens, rows), the order they are listed in."""
     return {(item.tokens, item.rows) for item in speed.throughput}
+
+
+def _bench_name(bench: Bench) -> str:
+    return f"{bench.machine_id}, {bench.threads} {'thread' if bench.threads == 1 else 'threads'}"
 
 
 def _measured_in_words(bench: Bench, names: dict[str, str]) -> str:

@@ -23,7 +23,7 @@ from tremplin.registry.manifest import Manifest
 
 STYLES: dict[Tone, str] = {"": "", "good": "green", "bad": "red", "muted": "dim"}
 LABEL_COLUMNS = 26
-VERSION_COLUMNS = 20
+VERSION_COLUMNS = 18
 """Room a version's column needs: ``99.1 % [98.2, 99.6]`` breaks before its interval, never within."""
 
 
@@ -38,16 +38,21 @@ def print_report(console: Console, manifests: Sequence[Manifest], speeds: Speeds
     at_once = max(1, (console.width - LABEL_COLUMNS) // VERSION_COLUMNS)
     for start in range(0, len(manifests), at_once):
         console.print()
-        console.print(_drawn(versions_table(manifests[start : start + at_once], bench)))
+        console.print(
+            _drawn(versions_table(manifests[start : start + at_once], bench, beside=manifests, brief=True))
+        )
     console.print()
     for manifest in manifests:
-        line = Text.assemble((names[manifest.ref], "bold"), "  ", bounds_in_words(manifest.quality))
-        console.print(line)
+        if manifest.quality.broken_bounds():
+            console.print(
+                Text.assemble((names[manifest.ref], "bold"), "  ", bounds_in_words(manifest.quality))
+            )
     baseline, chosen = baseline_of(manifests), chosen_of(manifests, bench)
     if chosen is not baseline:
-        found = differences(baseline, chosen, bench)
+        # The table above holds every rate; here the noise question is asked of quality and cost.
+        shown = [item for item in differences(baseline, chosen, bench) if not item.is_throughput]
         console.print()
-        console.print(_drawn(differences_table(found, names[baseline.ref], names[chosen.ref])))
+        console.print(_drawn(differences_table(shown, names[baseline.ref], names[chosen.ref])))
 
 
 def _drawn(table: Table) -> RichTable:

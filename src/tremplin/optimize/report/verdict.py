@@ -87,7 +87,7 @@ def summary(quality: Quality) -> str:
         return "no bound declared"
     broken = [verdict for verdict in found if verdict.outcome is not Outcome.HOLDS]
     if not broken:
-        return "its bound holds" if len(found) == 1 else f"all {len(found)} bounds hold"
+        return {1: "its bound holds", 2: "both bounds hold"}.get(len(found), f"all {len(found)} bounds hold")
     return f"{len(broken)} of {len(found)} bounds not met"
 
 

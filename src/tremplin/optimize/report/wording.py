@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tremplin.optimize.report.numbers import NOT_MEASURED, decimals_for, number, with_unit
+from tremplin.optimize.report.numbers import NOT_MEASURED, alone, decimals_for, number, with_unit
 from tremplin.registry.passport import Metric
 
 SHARES = {"agreement", "accuracy", "precision", "recall", "f1", "share", "coverage", "ndcg", "hit", "rate"}
@@ -72,7 +72,9 @@ def shown_value(metric: Metric | None) -> str:
     if metric is None:
         return NOT_MEASURED
     words = read_as(metric.name)
-    return with_unit(number(metric.value * words.factor, _decimals(metric)), words.unit)
+    value = metric.value * words.factor
+    is_alone = metric.low == metric.high
+    return with_unit(alone(value) if is_alone else number(value, _decimals(metric)), words.unit)
 
 
 def shown_interval(metric: Metric | None) -> str:

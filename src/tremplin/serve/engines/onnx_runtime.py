@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from tremplin.errors import EngineFailed
 from tremplin.serve.engine import Outputs, TokenBatch, pad
@@ -18,7 +20,8 @@ class OnnxRuntimeEngine:
         self._model = model
         self._threads = threads
         self._session: ort.InferenceSession | None = None
-        self._inputs: tuple[str, ...] = ()
+        self.inputs: tuple[str, ...] = ()
+        """Names of the graph's inputs, known once it is loaded."""
         self._outputs: tuple[str, ...] = ()
 
     @property
@@ -43,7 +46,7 @@ class OnnxRuntimeEngine:
                 f"ONNX Runtime cannot open the graph: {_first_line(error)} "
                 "The file is damaged or not an ONNX graph; publish the version again."
             ) from None
-        self._inputs = tuple(node.name for node in session.get_inputs())
+        self.inputs = tuple(node.name for node in session.get_inputs())
         self._outputs = tuple(node.name for node in session.get_outputs())
         self._session = session
 
@@ -56,11 +59,8 @@ class OnnxRuntimeEngine:
         """Return every output of the graph for a batch."""
         if self._session is None:
             raise EngineFailed("The engine was asked to run before it was loaded; this is a bug.")
-        feeds = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if "token_type_ids" in self._inputs:
-            feeds["token_type_ids"] = np.zeros_like(batch.input_ids)
         try:
-            arrays = self._session.run(self._outputs, feeds)
+            arrays = self._session.run(self._outputs, feeds_of(batch, self.inputs))
         except Exception as error:
             raise EngineFailed(f"ONNX Runtime could not run a batch: {_first_line(error)}") from None
         return dict(zip(self._outputs, arrays, strict=True))
@@ -72,6 +72,14 @@ class OnnxRuntimeEngine:
     def close(self) -> None:
         """Drop the session and its memory."""
         self._session = None
+
+
+def feeds_of(batch: TokenBatch, inputs: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+    """Return a batch as a graph's inputs; texts are never pairs here, so every token is of type 0."""
+    feeds = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if "token_type_ids" in inputs:
+        feeds["token_type_ids"] = np.zeros_like(batch.input_ids)
+    return feeds
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import HIDDEN, bert_tensors, edit_json, write_bert, write_json
+from tiny_checkpoints import HIDDEN, bert_tensors, edit_json, write_bert, write_json
 from safetensors.numpy import load_file, save_file
 
 from tremplin.errors import ImportRefused, IncompleteSource, TokenizerMismatch, UnsafeWeights, UnsupportedModel

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from conftest import HIDDEN, edit_json, write_bert, write_json, write_sentence_modules
+from tiny_checkpoints import HIDDEN, edit_json, write_bert, write_json, write_sentence_modules
 
 from tremplin.errors import IncompleteSource, UnsafeWeights, UnsupportedModel
 from tremplin.optimize.importing import Task, import_model
+
+MEAN = {"word_embedding_dimension": HIDDEN, "pooling_mode_mean_tokens": True}
 
 FLAGS = (
     "pooling_mode_cls_token",
@@ -168,7 +170,7 @@ def test_module_that_cannot_be_built_is_refused(
     module: str, config: dict[str, Any], error: type[Exception], part: str, tmp_path: Path
 ) -> None:
     folder = write_bert(tmp_path / "source")
-    write_sentence_modules(folder, {"pooling_mode_mean_tokens": True}, (module, config))
+    write_sentence_modules(folder, MEAN, (module, config))
     with pytest.raises(error, match=part):
         import_model(folder, tmp_path / "imported", reference="numpy")
 
@@ -176,7 +178,7 @@ def test_module_that_cannot_be_built_is_refused(
 def test_dense_kept_as_pickle_is_refused(tmp_path: Path) -> None:
     folder = write_bert(tmp_path / "source")
     config = {"in_features": HIDDEN, "out_features": 3}
-    write_sentence_modules(folder, {"pooling_mode_mean_tokens": True}, ("Dense", config))
+    write_sentence_modules(folder, MEAN, ("Dense", config))
     (folder / "2_Dense" / "model.safetensors").rename(folder / "2_Dense" / "pytorch_model.bin")
     with pytest.raises(UnsafeWeights, match="2_Dense"):
         import_model(folder, tmp_path / "imported", reference="numpy")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from tremplin.optimize.report.numbers import NOT_MEASURED, interval
+from tremplin.optimize.report.numbers import NOT_MEASURED, interval, with_unit
 from tremplin.optimize.report.plots.axes import Box, empty_chart, small, x_axis
 from tremplin.optimize.report.plots.scale import Scale, finite, linear_scale
 from tremplin.optimize.report.plots.svg import (
@@ -48,7 +48,7 @@ def interval_chart(title: str, rows: Sequence[IntervalRow], *, unit: str = "") -
     description = "; ".join(_in_words(row, unit) for row in rows)
     if not rows:
         return empty_chart(title)
-    area = Box(4, top, WIDTH - 6, top + sum(_row_height(row) for row in rows))
+    area = Box(8, top, WIDTH - 8, top + sum(_row_height(row) for row in rows))
     scale = _scale(rows, unit).between(area.left, area.right)
     drawn = [head, x_axis(scale, area, unit)]
     for row in rows:
@@ -80,7 +80,7 @@ def _row(row: IntervalRow, scale: Scale, top: float, unit: str) -> str:
         _bar(row, scale, top + 27),
     ]
     if _known(row.bound):
-        drawn.append(_bound(row, scale, top + 27))
+        drawn.append(_bound(row, scale, top + 27, unit))
     return tag("g", described(_in_words(row, unit)) + "".join(drawn))
 
 
@@ -107,21 +107,21 @@ def _bar(row: IntervalRow, scale: Scale, y: float) -> str:
     return tag("g", drawn + dot, class_=tone)
 
 
-def _bound(row: IntervalRow, scale: Scale, y: float) -> str:
+def _bound(row: IntervalRow, scale: Scale, y: float, unit: str) -> str:
     at = scale(row.bound or 0.0)
-    words = f"bound {_bound_number(row)}" + (", not proven" if row.is_met is False else "")
+    words = f"bound {_bound_number(row, unit)}" + (", not proven" if row.is_met is False else "")
     half = text_width(words, 11.5) / 2
-    mark = line(at, y - 9, at, y + 9, class_="plot-bound", stroke_width=1.5, stroke_dasharray="3 2")
+    mark = line(at, y - 8, at, y + 9, class_="plot-bound", stroke_width=1.5, stroke_dasharray="3 2")
     return mark + small(min(max(at, half), WIDTH - half), y + 20, words, text_anchor="middle")
 
 
 def _in_words(row: IntervalRow, unit: str) -> str:
     words = f"{row.label}: {interval(row.value, row.low, row.high, unit=unit)}"
-    return f"{words}, bound {_bound_number(row)}" if _known(row.bound) else words
+    return f"{words}, bound {_bound_number(row, unit)}" if _known(row.bound) else words
 
 
-def _bound_number(row: IntervalRow) -> str:
-    return f"{row.bound:g}" if row.bound is not None else NOT_MEASURED
+def _bound_number(row: IntervalRow, unit: str) -> str:
+    return with_unit(f"{row.bound:g}", unit) if row.bound is not None else NOT_MEASURED
 
 
 def _known(bound: float | None) -> bool:

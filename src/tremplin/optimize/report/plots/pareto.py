@@ -24,7 +24,7 @@ from tremplin.optimize.report.plots.svg import (
     WIDTH,
     described,
     document,
-    fit,
+    fit_middle,
     heading,
     line,
     tag,
@@ -35,7 +35,7 @@ from tremplin.optimize.report.plots.svg import (
 PLOT_HEIGHT = 230.0
 LARGEST_RADIUS = 15.0
 SMALLEST_RADIUS = 3.5
-LABEL_WIDTH = 130.0
+LABEL_WIDTH = 160.0
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _labels(places: Sequence[_Place], area: Box) -> str:
     for place in order:
         is_quiet = place.is_dominated and not place.point.chosen
         size = SMALL if is_quiet else FONT
-        words = fit(place.point.label, LABEL_WIDTH, size)
+        words = fit_middle(place.point.label, LABEL_WIDTH, size)
         box = free_place(_beside(place, text_width(words, size)), taken, area)
         if box is None:
             continue

@@ -9,7 +9,6 @@ the fallback for lines and areas alike.
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Iterable
 from html import escape
 from math import isfinite
@@ -21,6 +20,9 @@ WIDE = 640.0
 FONT = 13.0
 SMALL = 11.5
 LINE = 17.0
+MAX_TITLE_LINES = 3
+BOLD = 1.07
+"""How much wider bold text is."""
 
 # Mid tones: at least 4:1 against white and against black, for pages that style none of the classes.
 COLOURS = {
@@ -96,13 +98,26 @@ def document(
 
 def heading(title: str, *, width: float = WIDTH) -> tuple[str, float]:
     """Return the title as text of at most three lines, and the height it takes."""
-    characters = int(width / (FONT * 0.58))
-    lines = textwrap.wrap(clean(title), characters, max_lines=3, placeholder=" …") or [""]
+    lines = wrapped(title, width, FONT * BOLD)[:MAX_TITLE_LINES]
     drawn = [
         text(0, LINE * (row + 1) - 3, words, font_weight=600, class_="plot-title")
         for row, words in enumerate(lines)
     ]
     return "".join(drawn), LINE * len(lines) + 6
+
+
+def wrapped(words: str, width: float, size: float = FONT) -> list[str]:
+    """Return ``words`` cut into lines that fit; at least one, and a word too long for a line is cut."""
+    lines = [""]
+    for word in clean(words).split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if text_width(longer, size) <= width:
+            lines[-1] = longer
+        elif lines[-1]:
+            lines.append(fit(word, width, size))
+        else:
+            lines[-1] = fit(word, width, size)
+    return lines
 
 
 def text_width(words: str, size: float = FONT) -> float:
@@ -122,6 +137,21 @@ def fit(words: str, width: float, size: float = FONT) -> str:
             break
         kept += 1
     return words[:kept].rstrip() + "…"
+
+
+def fit_middle(words: str, width: float, size: float = FONT) -> str:
+    """Return ``words`` with the middle left out so that they fit: recipes differ at their ends."""
+    words = clean(words)
+    if text_width(words, size) <= width:
+        return words
+    head = fit(words, width * 0.4, size)
+    room, kept = width - text_width(head, size), len(words)
+    for character in reversed(words):
+        room -= _character_width(character) * size
+        if room < 0:
+            break
+        kept -= 1
+    return head + words[kept:].lstrip()
 
 
 def _character_width(character: str) -> float:
