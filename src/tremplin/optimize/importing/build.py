@@ -1,4 +1,4 @@
-"""Builds the graph of a known family from its checkpoint: encoder, head, tokenizer, and what it says of itself."""
+"""Builds the graph of a known family: encoder, head, tokenizer, and what the graph says of itself."""
 
 from __future__ import annotations
 

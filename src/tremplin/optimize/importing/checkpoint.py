@@ -119,7 +119,7 @@ def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
     """Open a local folder, or fetch a Hub id (``org/name``, ``org/name@revision``) first.
 
     A local path never touches the network. Raises IncompleteSource when a needed file is missing or is not
-    valid JSON, UnsafeWeights when the weights are pickles, UnsupportedModel when the source runs its own code.
+    valid JSON, UnsafeWeights when the weights are pickles, UnsupportedModel when the source has its own code.
     """
     root, resolved = _locate(source, revision)
     entries = _module_entries(root / "modules.json")
@@ -127,8 +127,8 @@ def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
     config = read_config(folder / "config.json")
     if config.get("auto_map") is not None:
         raise UnsupportedModel(
-            f"{folder / 'config.json'} asks for code of its own (auto_map). Tremplin runs no code from a checkpoint: "
-            "export it to ONNX where you trust it and import the .onnx file."
+            f"{folder / 'config.json'} asks for code of its own (auto_map). Tremplin runs no code from a "
+            "checkpoint: export it to ONNX where you trust it and import the .onnx file."
         )
     if not (folder / "tokenizer.json").is_file() and not (root / "tokenizer.json").is_file():
         raise IncompleteSource(

@@ -104,7 +104,7 @@ def _write_positions(writer: GraphWriter, spec: EncoderSpec, table: str) -> str:
 
 
 def _write_attention_bias(writer: GraphWriter, spec: EncoderSpec, weights: EncoderWeights) -> str:
-    """Return what is added to every score: (batch, 1, 1, tokens), or (batch, heads, tokens, tokens) for MPNet."""
+    """Return what is added to every score: (batch, 1, 1, tokens); MPNet: (batch, heads, tokens, tokens)."""
     mask = writer.node("Cast", ["attention_mask"], "attention.mask", to=1)
     inverted = writer.node("Sub", [writer.scalar("one", 1.0), mask], "attention.is_padding")
     scaled = writer.node("Mul", [inverted, writer.scalar("masked_score", MASKED)], "attention.padding_score")

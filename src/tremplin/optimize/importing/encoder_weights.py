@@ -14,7 +14,8 @@ WORD_TABLE = "embeddings.word_embeddings.weight"
 
 # Where language-model heads keep the word table they share, when only one copy was saved.
 TIED_WORD_TABLES = (
-    "cls.predictions.decoder.weight", "lm_head.decoder.weight", "vocab_projector.weight", "generator_lm_head.weight",
+    "cls.predictions.decoder.weight", "lm_head.decoder.weight", "vocab_projector.weight",
+    "generator_lm_head.weight",
 )  # fmt: skip
 
 MPNET_MAX_DISTANCE = 128

@@ -13,7 +13,7 @@ from tremplin.optimize.importing.encoder_weights import Linear, Norm
 if TYPE_CHECKING:
     import onnx
 
-# 21: LayerNormalization (17), ReduceMax with axes as an input (18) and Gelu (20) are in; ORT 1.31 runs them all.
+# 21 has LayerNormalization (17), ReduceMax with axes as an input (18) and Gelu (20); ORT 1.31 runs them all.
 OPSET = 21
 IR_VERSION = 10  # the one published with opset 21
 
@@ -80,7 +80,7 @@ class GraphWriter:
         return self.node("LayerNormalization", inputs, f"{name}.normed", axis=-1, epsilon=epsilon)
 
     def activation(self, x: str, name: str, kind: str) -> str:
-        """Add an activation: gelu (exact), gelu_tanh (its approximation), relu, silu, tanh, sigmoid, identity."""
+        """Add an activation: gelu, gelu_tanh (its approximation), relu, silu, tanh, sigmoid or identity."""
         match kind:
             case "gelu":
                 return self.node("Gelu", [x], name)

@@ -98,7 +98,7 @@ def _label_names(config: Config) -> tuple[str, ...]:
         raise IncompleteSource(f"{config.path}: id2label has a key that is not a number.") from error
     if sorted(by_index) != list(range(len(by_index))):
         raise IncompleteSource(
-            f"{config.path}: id2label numbers its labels {sorted(by_index)}, expected 0, 1, 2, ..."
+            f"{config.path}: id2label numbers its labels {sorted(by_index)}, not 0, 1, 2, ..."
         )
     names = tuple(by_index[index] for index in range(len(by_index)))
     if len(set(names)) != len(names):

@@ -1,4 +1,4 @@
-"""Fetches a checkpoint from the Hugging Face Hub: only when the caller named a Hub id, only the files needed."""
+"""Fetches a checkpoint from the Hugging Face Hub, when the caller named a Hub id: the files needed, no more."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 NEEDED = (
     "config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "modules.json",
-    "sentence_*_config.json", "config_sentence_transformers.json", "[0-9]_*/*.json", "[0-9]_*/model*.safetensors",
-    "[0-9]_*/vocab.txt",
+    "sentence_*_config.json", "config_sentence_transformers.json", "[0-9]_*/*.json",
+    "[0-9]_*/model*.safetensors", "[0-9]_*/vocab.txt",
 )  # fmt: skip
 
 
@@ -52,8 +52,8 @@ def fetch(source: str, revision: str | None) -> tuple[Path, str]:
         if cached is not None:
             return cached, cached.name
         raise IncompleteSource(
-            f"{name!r} could not be fetched from the Hugging Face Hub ({type(error).__name__}) and no local copy "
-            "is in the cache. Check the name, the network and access rights, or give a local folder."
+            f"{name!r} could not be fetched from the Hugging Face Hub ({type(error).__name__}) and no local "
+            "copy is in the cache. Check the name, the network and access rights, or give a local folder."
         ) from error
 
 
@@ -73,7 +73,8 @@ def _refuse_pickle_only(name: str, files: list[str]) -> None:
     pickles = [file for file in files if fnmatch(file, "*.bin") or fnmatch(file, "*.pt")]
     if pickles and not has_safetensors:
         raise UnsafeWeights(
-            f"{name!r} publishes its weights only as pickle ({pickles[0]}), a format that can run code when it is "
-            "read. Nothing was downloaded. Ask its authors for safetensors (huggingface.co/spaces/safetensors/convert "
-            "opens the request), or convert it on a machine where you trust it and import the folder."
+            f"{name!r} publishes its weights only as pickle ({pickles[0]}), a format that can run code when it "
+            "is read. Nothing was downloaded. Ask its authors for safetensors "
+            "(huggingface.co/spaces/safetensors/convert opens the request), or convert it on a machine where "
+            "you trust it and import the folder."
         )

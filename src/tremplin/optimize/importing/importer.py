@@ -123,8 +123,8 @@ def _build(checkpoint: Checkpoint, task: Task, kind: ReferenceKind) -> BuiltGrap
         return build_graph(checkpoint, task)
     if kind is ReferenceKind.NUMPY:
         raise UnsupportedModel(
-            f"Architecture {checkpoint.model_type!r} goes through torch, and the NumPy reference does not know it: "
-            "leave reference to 'auto'."
+            f"Architecture {checkpoint.model_type!r} goes through torch, and the NumPy reference does not know "
+            "it: leave reference to 'auto'."
         )
     from tremplin.optimize.importing.torch_export import export_graph
 

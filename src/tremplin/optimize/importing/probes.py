@@ -1,4 +1,4 @@
-"""Sentences every import is checked on: two languages, one word to two hundred, and characters that trip tokenizers."""
+"""Sentences every import is checked on: two languages, one word to two hundred, tokenizers' stumbling blocks."""
 
 from __future__ import annotations
 

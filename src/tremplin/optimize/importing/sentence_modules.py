@@ -103,7 +103,7 @@ def _read_step(module: SentenceModule, width: int) -> EmbeddingStep | None:
             return None  # does nothing outside training
         case kind:
             raise UnsupportedModel(
-                f"{module.folder} is a {kind} module; only Pooling, Dense, Normalize and Dropout can be built."
+                f"{module.folder} is a {kind} module; only Pooling, Dense, Normalize, Dropout can be built."
             )
 
 

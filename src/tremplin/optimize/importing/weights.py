@@ -27,7 +27,7 @@ LEGACY_NAMES = ((".weight", ".gamma"), (".bias", ".beta"))
 
 HOW_TO_CONVERT = (
     "On a machine where you trust the file, write it again as safetensors: "
-    'python -c "from transformers import AutoModel; AutoModel.from_pretrained({folder!r}).save_pretrained({safe!r})" '
+    'python -c "from transformers import AutoModel as M; M.from_pretrained({folder!r}).save_pretrained({safe!r})" '
     "(use the AutoModelFor... class of the task to keep its head), copy the tokenizer files beside it, "
     "and import that folder."
 )  # fmt: skip

@@ -132,8 +132,8 @@ def is_more_than_noise(before: Metric, after: Metric) -> bool:
 def faster_in_words(ratio: float) -> str:
     """Return a ratio of speeds in words.
 
-    >>> faster_in_words(2.5), faster_in_words(0.5), faster_in_words(1.02)
-    ('2.5 times faster', '2 times slower', 'about as fast')
+    >>> faster_in_words(2.5), faster_in_words(0.4), faster_in_words(1.02)
+    ('2.5 times faster', '2.5 times slower', 'about as fast')
     """
     return _ratio_in_words(ratio, "faster", "slower", "about as fast")
 

@@ -118,7 +118,7 @@ def metric_finding(name: str, manifests: Sequence[Manifest]) -> str:
         if verdict is not None:
             by_outcome.setdefault(verdict.outcome, []).append(names[manifest.ref])
     if not by_outcome:
-        return f"{label}: no bound was declared"
+        return f"{label}: {_against_baseline(name, manifests) or 'no bound was declared'}"
     phrases = {
         Outcome.HOLDS: "the bound holds for {}",
         Outcome.NOT_PROVEN: "is not proven for {}",
@@ -129,6 +129,22 @@ def metric_finding(name: str, manifests: Sequence[Manifest]) -> str:
     if not said[0].startswith("the bound"):
         said[0] = f"the bound {said[0]}"
     return f"{label}: {_listed(said)}"
+
+
+def _against_baseline(name: str, manifests: Sequence[Manifest]) -> str:
+    """Return how each version's metric differs from the baseline's; empty when nothing can be compared."""
+    names, baseline, said = short_names(manifests), baseline_of(manifests), []
+    for manifest in manifests:
+        metric = manifest.quality.metric(name)
+        base = comparable_metric(name, baseline, manifest) if manifest is not baseline else None
+        if metric is None or base is None or metric.low == metric.high:
+            continue
+        gap = significant(abs(metric.value - base.value) * read_as(name).factor, 2)
+        gap += " points" if read_as(name).is_share else ""
+        side = "below" if metric.value < base.value else "above"
+        where = f"{gap} {side}" if is_more_than_noise(base, metric) else "within noise of"
+        said.append(f"{names[manifest.ref]} is {where} {names[baseline.ref]}")
+    return _listed(said)
 
 
 def throughput_finding(tokens: int, manifests: Sequence[Manifest], bench: Bench) -> str:

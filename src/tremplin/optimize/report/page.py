@@ -52,7 +52,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 class Evidence:
     """What one version's report adds: schemes tried, labels, confusions, calibration."""
 
-    name: str
+    title: str
     figures: tuple[Figure, ...]
     tables: tuple[Table, ...]
     unread: tuple[str, ...]
@@ -162,7 +162,14 @@ def _evidence_of(name: str, report: HeadReport) -> Evidence:
     if report.calibration is not None:
         figures.append(calibration_figure(report.calibration))
     tables = (classes_table(report.classes),) if report.classes else ()
-    return Evidence(name, tuple(figures), tables, report.unread)
+    return Evidence(_evidence_title(name, report), tuple(figures), tables, report.unread)
+
+
+def _evidence_title(name: str, report: HeadReport) -> str:
+    errs = bool(report.classes or report.confusion or report.calibration)
+    if not errs:
+        return f"How {name} came about"
+    return f"How {name} came about and where it errs" if report.candidates else f"Where {name} errs"
 
 
 def _empty_context(models: str, command: str) -> ReportContext:

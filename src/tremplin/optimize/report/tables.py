@@ -281,9 +281,7 @@ def confusions_table(confusion: Confusion, most: int = 10) -> Table:
         if predicted != true and texts > 0
     ]
     wrong.sort(key=lambda item: (-item[0], item[1], item[2]))
-    rows = [
-        Row((words(true), words(predicted), figure(count(texts)))) for texts, true, predicted in wrong
-    ]
+    rows = [Row((words(true), words(predicted), figure(count(texts)))) for texts, true, predicted in wrong]
     return Table("The commonest confusions", ("True label", "Read as", "Texts"), tuple(rows[:most]))
 
 

@@ -47,7 +47,9 @@ SaveModel = Callable[..., Path]
 def save_transformers_model(tmp_path: Path) -> Iterator[SaveModel]:
     """Return save(family, head, **config): a tiny model of transformers' own making, weights far from zero."""
     torch = pytest.importorskip("torch", reason="the models to compare with are made by torch")
-    transformers = pytest.importorskip("transformers", reason="the models to compare with are made by transformers")
+    transformers = pytest.importorskip(
+        "transformers", reason="the models to compare with are made by transformers"
+    )
 
     def save(family: str, head: str = "Model", **config: object) -> Path:
         folder = tmp_path / f"{family}-{head}"

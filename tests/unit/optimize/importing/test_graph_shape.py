@@ -61,7 +61,9 @@ def test_the_graph_says_what_it_is(classifier: Path, tmp_path: Path) -> None:
     model = import_model(classifier, tmp_path / "imported", reference="numpy")
     said = {entry.key: entry.value for entry in onnx.load(model.onnx_path).metadata_props}
     assert said["tremplin.task"] == "classification"
-    assert json.loads(said["tremplin.labels"]) == [f"label {index}" for index in range(5)] == list(model.labels)
+    assert (
+        json.loads(said["tremplin.labels"]) == [f"label {index}" for index in range(5)] == list(model.labels)
+    )
     assert said["tremplin.max_tokens"] == "64" == str(model.max_tokens)
     assert said["tremplin.padding_id"] == "0" == str(model.padding_id)
     assert model.built_by == "tremplin"

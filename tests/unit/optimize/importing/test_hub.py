@@ -59,7 +59,9 @@ class FakeApi:
 
     def model_info(self, name: str, revision: str | None = None) -> object:
         self.asked.append((name, revision))
-        return SimpleNamespace(sha="c0ffee", siblings=[SimpleNamespace(rfilename=file) for file in self.files])
+        return SimpleNamespace(
+            sha="c0ffee", siblings=[SimpleNamespace(rfilename=file) for file in self.files]
+        )
 
 
 @pytest.fixture
@@ -98,7 +100,18 @@ def test_a_repository_of_pickles_is_refused_before_download(fake_hub: type[FakeA
 def test_only_needed_files_are_asked_for() -> None:
     from fnmatch import fnmatch
 
-    needed = ("config.json", "model-00001-of-00002.safetensors", "1_Pooling/config.json", "2_Dense/model.safetensors")
-    left = ("pytorch_model.bin", "onnx/model.onnx", "openvino/config.json", "2_Dense/pytorch_model.bin", "tf_model.h5")
+    needed = (
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "1_Pooling/config.json",
+        "2_Dense/model.safetensors",
+    )
+    left = (
+        "pytorch_model.bin",
+        "onnx/model.onnx",
+        "openvino/config.json",
+        "2_Dense/pytorch_model.bin",
+        "tf_model.h5",
+    )
     assert all(any(fnmatch(name, pattern) for pattern in hub.NEEDED) for name in needed)
     assert not any(fnmatch(name, pattern) for name in left for pattern in hub.NEEDED)

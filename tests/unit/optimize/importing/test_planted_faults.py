@@ -158,7 +158,9 @@ def test_fault_in_a_classifier_graph_is_refused(
     ],
     ids=["swapped", "one short", "renamed", "none"],
 )
-def test_other_label_names_in_the_graph_are_refused(labels: list[str], classifier: Path, tmp_path: Path) -> None:
+def test_other_label_names_in_the_graph_are_refused(
+    labels: list[str], classifier: Path, tmp_path: Path
+) -> None:
     model = import_model(classifier, tmp_path / "imported", reference="numpy")
 
     def rename(graph: onnx.ModelProto) -> None:
@@ -191,7 +193,12 @@ def test_small_differences_that_flip_a_label_are_refused(classifier: Path, tmp_p
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("hidden_act", "relu"), ("hidden_act", "gelu_new"), ("layer_norm_eps", 1e-3), ("num_attention_heads", 8)],
+    [
+        ("hidden_act", "relu"),
+        ("hidden_act", "gelu_new"),
+        ("layer_norm_eps", 1e-3),
+        ("num_attention_heads", 8),
+    ],
 )
 def test_config_changed_after_the_import_is_refused(
     key: str, value: object, sentence_bert: Path, tmp_path: Path
@@ -205,7 +212,9 @@ def test_config_changed_after_the_import_is_refused(
 def test_pooling_changed_after_the_import_is_refused(sentence_bert: Path, tmp_path: Path) -> None:
     model = import_model(sentence_bert, tmp_path / "imported", reference="numpy")
     edit_json(
-        sentence_bert / "1_Pooling" / "config.json", pooling_mode_mean_tokens=False, pooling_mode_max_tokens=True
+        sentence_bert / "1_Pooling" / "config.json",
+        pooling_mode_mean_tokens=False,
+        pooling_mode_max_tokens=True,
     )
     with pytest.raises(ParityFailed, match="differs"):
         check_again(sentence_bert, model)
@@ -229,7 +238,9 @@ def test_vocabulary_truncated_beside_the_graph_is_refused(sentence_bert: Path, t
 
 def test_words_swapped_beside_the_graph_are_refused(sentence_bert: Path, tmp_path: Path) -> None:
     model = import_model(sentence_bert, tmp_path / "imported", reference="numpy")
-    edit_vocabulary(model.tokenizer_path, lambda entries: entries | {"the": entries["le"], "le": entries["the"]})
+    edit_vocabulary(
+        model.tokenizer_path, lambda entries: entries | {"the": entries["le"], "le": entries["the"]}
+    )
     with pytest.raises(ParityFailed, match="differs"):
         check_again(sentence_bert, model)
 
@@ -242,7 +253,9 @@ def test_ids_beyond_the_table_do_not_run(sentence_bert: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("length", [12, 60])
-def test_another_truncation_beside_the_graph_is_refused(length: int, sentence_bert: Path, tmp_path: Path) -> None:
+def test_another_truncation_beside_the_graph_is_refused(
+    length: int, sentence_bert: Path, tmp_path: Path
+) -> None:
     model = import_model(sentence_bert, tmp_path / "imported", reference="numpy")
     assert model.max_tokens == 40
     values = json.loads(model.tokenizer_path.read_text())

@@ -11,7 +11,13 @@ import pytest
 from tiny_checkpoints import HIDDEN, bert_tensors, edit_json, write_bert, write_json
 from safetensors.numpy import load_file, save_file
 
-from tremplin.errors import ImportRefused, IncompleteSource, TokenizerMismatch, UnsafeWeights, UnsupportedModel
+from tremplin.errors import (
+    ImportRefused,
+    IncompleteSource,
+    TokenizerMismatch,
+    UnsafeWeights,
+    UnsupportedModel,
+)
 from tremplin.optimize.importing import Task, import_model
 
 
@@ -117,7 +123,9 @@ def test_more_labels_than_the_head_has_are_refused(classifier: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "labels", [{"0": "a", "2": "b"}, {"zero": "a"}, {"0": "a", "1": "a"}, ["a", "b"]], ids=["gap", "word", "twice", "list"]
+    "labels",
+    [{"0": "a", "2": "b"}, {"zero": "a"}, {"0": "a", "1": "a"}, ["a", "b"]],
+    ids=["gap", "word", "twice", "list"],
 )
 def test_labels_that_name_nothing_are_refused(labels: object, classifier: Path) -> None:
     edit_json(classifier / "config.json", id2label=labels)
@@ -255,7 +263,9 @@ def test_missing_special_token_is_refused(classifier: Path) -> None:
 def test_legacy_names_of_normalisations_are_read(classifier: Path, tmp_path: Path) -> None:
     modern = import_model(classifier, tmp_path / "modern", reference="numpy")
     renamed = {
-        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): tensor
         for name, tensor in load_file(classifier / "model.safetensors").items()
     }
     assert any(name.endswith(".gamma") for name in renamed)
@@ -272,6 +282,9 @@ def test_word_table_saved_only_in_the_tied_head_is_read(bare_bert: Path, tmp_pat
 
 
 def test_half_precision_weights_are_read(classifier: Path, tmp_path: Path) -> None:
-    halves = {name: tensor.astype(np.float16) for name, tensor in load_file(classifier / "model.safetensors").items()}
+    halves = {
+        name: tensor.astype(np.float16)
+        for name, tensor in load_file(classifier / "model.safetensors").items()
+    }
     save_file(halves, classifier / "model.safetensors")
     assert import_model(classifier, tmp_path / "imported", reference="numpy").parity.label_agreement == 1.0

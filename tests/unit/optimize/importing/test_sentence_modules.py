@@ -163,7 +163,12 @@ def test_lower_casing_by_the_sentence_config_is_kept(sentence_bert: Path, tmp_pa
             UnsupportedModel,
             "mine.Own",
         ),
-        ("Dense", {"in_features": HIDDEN, "out_features": 3, "use_residual": True}, UnsupportedModel, "residual"),
+        (
+            "Dense",
+            {"in_features": HIDDEN, "out_features": 3, "use_residual": True},
+            UnsupportedModel,
+            "residual",
+        ),
     ],
 )
 def test_module_that_cannot_be_built_is_refused(

@@ -45,7 +45,10 @@ def test_albert_classifier(save_transformers_model: Any, tmp_path: Path) -> None
     assert [entry.name for entry in graph.graph.output] == ["logits", "probabilities"]
     assert model.labels == ("no", "yes")
     assert model.parity.max_abs_difference <= 2e-5
-    assert [path.name for path in sorted(model.onnx_path.parent.iterdir())] == ["model.onnx", "tokenizer.json"]
+    assert [path.name for path in sorted(model.onnx_path.parent.iterdir())] == [
+        "model.onnx",
+        "tokenizer.json",
+    ]
 
 
 @pytest.mark.slow

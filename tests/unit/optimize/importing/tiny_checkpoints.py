@@ -41,7 +41,9 @@ def write_tokenizer(folder: Path, *, like_roberta: bool = False) -> int:
     tokenizer.enable_padding(length=24, pad_id=vocabulary[pad], pad_token=pad)
     tokenizer.enable_truncation(24)
     tokenizer.save(str(folder / "tokenizer.json"))
-    names = ["input_ids", "attention_mask"] if like_roberta else ["input_ids", "token_type_ids", "attention_mask"]
+    names = (
+        ["input_ids", "attention_mask"] if like_roberta else ["input_ids", "token_type_ids", "attention_mask"]
+    )
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": names,
@@ -66,19 +68,26 @@ def edit_json(path: Path, **changes: object) -> None:
 
 
 def write_sentence_modules(
-    folder: Path, pooling: dict[str, Any], *others: tuple[str, dict[str, Any]], max_seq_length: int | None = None
+    folder: Path,
+    pooling: dict[str, Any],
+    *others: tuple[str, dict[str, Any]],
+    max_seq_length: int | None = None,
 ) -> None:
     """Make a bare encoder a sentence-transformers model: pooling, then (kind, config) in order."""
     listed = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
     for index, (kind, config) in enumerate((("Pooling", pooling), *others), start=1):
         path = f"{index}_{kind}"
-        listed.append({"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"})
+        listed.append(
+            {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        )
         write_json(folder / path / "config.json", config)
         if kind == "Dense":
             write_dense(folder / path, config)
     write_json(folder / "modules.json", listed)
     if max_seq_length is not None:
-        write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": False})
+        write_json(
+            folder / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": False}
+        )
 
 
 def write_dense(folder: Path, config: dict[str, Any]) -> None:
@@ -86,7 +95,9 @@ def write_dense(folder: Path, config: dict[str, Any]) -> None:
     tensors = {"linear.weight": generator.normal(0, 0.2, (config["out_features"], config["in_features"]))}
     if config.get("bias", True):
         tensors["linear.bias"] = generator.normal(0, 0.2, config["out_features"])
-    save_file({name: value.astype(np.float32) for name, value in tensors.items()}, folder / "model.safetensors")
+    save_file(
+        {name: value.astype(np.float32) for name, value in tensors.items()}, folder / "model.safetensors"
+    )
 
 
 def bert_tensors(vocabulary: int, labels: int = 0, prefix: str = "") -> dict[str, np.ndarray]:

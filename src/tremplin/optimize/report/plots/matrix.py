@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isfinite
 
-from tremplin.optimize.report.numbers import number, significant
+from tremplin.optimize.report.numbers import count as shown_count
 from tremplin.optimize.report.plots.axes import empty_chart, small
 from tremplin.optimize.report.plots.svg import (
     FONT,
@@ -70,7 +70,7 @@ def confusion_chart(title: str, labels: Sequence[str], matrix: Sequence[Sequence
         drawn.append(_cells(labels, counts[row], row, left=left, top=y, side=side, height=height))
     right = sum(counts[index][index] for index in range(len(labels)))
     description = (
-        f"{significant(right)} of {significant(sum(map(sum, counts)))} on the diagonal. "
+        f"{shown_count(right)} of {shown_count(sum(map(sum, counts)))} on the diagonal. "
         + "; ".join(_worst(labels, counts))
     )
     return document(title, description, drawn, height=top + height * len(labels) + 4, width=width)
@@ -87,17 +87,17 @@ def _cells(
     height: float,
 ) -> str:
     largest = max(counts) or 1.0
-    shares = [count / largest for count in counts]
+    shares = [value / largest for value in counts]
     total = sum(shares) or 1.0
     drawn = []
-    for column, count in enumerate(counts):
-        if not count:
+    for column, value in enumerate(counts):
+        if not value:
             continue
         x = left + side * column
         share = shares[column] / total
         cell = tag(
             "rect",
-            described(f"{labels[row]} read as {labels[column]}: {significant(count)}"),
+            described(f"{labels[row]} read as {labels[column]}: {shown_count(value)}"),
             x=x + 0.5,
             y=top + 0.5,
             width=max(side - 1, 0.5),
@@ -108,7 +108,7 @@ def _cells(
         )
         drawn.append(cell)
         if len(labels) <= MAX_NUMBERED:
-            words = number(count) if float(count).is_integer() else significant(count, 2)
+            words = shown_count(value)
             size = min(SMALL, (side - 1) / max(text_width(words, 1.0), 0.1))
             place = top + height / 2 + size * 0.36
             weight = 600 if row == column else None
@@ -135,6 +135,6 @@ def _worst(labels: Sequence[str], counts: Sequence[Sequence[float]]) -> list[str
     ]
     wrong.sort(key=lambda item: (-item[0], item[1], item[2]))
     return [
-        f"{labels[row]} read as {labels[column]} {significant(count)} times"
+        f"{labels[row]} read as {labels[column]} {shown_count(count)} times"
         for count, row, column in wrong[:3]
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isfinite, sqrt
 
 from tremplin.optimize.report.numbers import interval, significant
@@ -136,6 +137,16 @@ def _front(places: Sequence[_Place]) -> str:
     return tag("polyline", points=path, class_="plot-muted", stroke="currentColor", stroke_dasharray="2 3")
 
 
+def _along_front(places: Sequence[_Place]) -> list[Box]:
+    """Return small boxes along the front's line, which labels should not cross."""
+    front = sorted((place.x, place.y) for place in places if not place.is_dominated)
+    return [
+        Box(x - 1, y - 1, x + 1, y + 1)
+        for (x1, y1), (x2, y2) in pairwise(front)
+        for x, y in ((x1 + (x2 - x1) * part / 40, y1 + (y2 - y1) * part / 40) for part in range(41))
+    ]
+
+
 def _circle(place: _Place, y_scale: Scale) -> str:
     point = place.point
     drawn = described(_in_words(point))
@@ -167,14 +178,16 @@ def _circle(place: _Place, y_scale: Scale) -> str:
 
 def _labels(places: Sequence[_Place], area: Box) -> str:
     """Return the names beside the points: the chosen first, then the front, then the others."""
-    taken = [place.box for place in places]
+    taken, along = [place.box for place in places], _along_front(places)
     drawn = []
     order = sorted(places, key=lambda p: (not p.point.chosen, p.is_dominated, p.x, p.y, p.point.label))
     for place in order:
         is_quiet = place.is_dominated and not place.point.chosen
         size = SMALL if is_quiet else FONT
         words = fit_middle(place.point.label, LABEL_WIDTH, size)
-        box = free_place(_beside(place, text_width(words, size)), taken, area)
+        width = text_width(words, size)
+        box = free_place(_beside(place, width), taken + along, area)
+        box = box or free_place(_beside(place, width), taken, area)
         if box is None:
             continue
         taken.append(box)

@@ -42,9 +42,13 @@ COLOURS = {
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
+# Not every white space: the no-break spaces between a number and its unit stay.
+_BLANKS = re.compile("[ \t\n\r]+")
+
+
 def clean(text: str) -> str:
     """Return ``text`` on one line, with what XML cannot hold replaced by U+FFFD."""
-    return " ".join(_NOT_XML.sub("\ufffd", text).split())
+    return _BLANKS.sub(" ", _NOT_XML.sub("\ufffd", text)).strip(" ")
 
 
 def tag(name: str, content: str = "", /, **attributes: str | float | None) -> str:
@@ -109,7 +113,7 @@ def heading(title: str, *, width: float = WIDTH) -> tuple[str, float]:
 def wrapped(words: str, width: float, size: float = FONT) -> list[str]:
     """Return ``words`` cut into lines that fit; at least one, and a word too long for a line is cut."""
     lines = [""]
-    for word in clean(words).split():
+    for word in clean(words).split(" "):
         longer = f"{lines[-1]} {word}".lstrip()
         if text_width(longer, size) <= width:
             lines[-1] = longer
@@ -158,7 +162,7 @@ def _character_width(character: str) -> float:
     """Width in ems: wide for Chinese and the like, none for combining marks."""
     if category(character) in {"Mn", "Me", "Cf"}:
         return 0.0
-    if character in " .,;:'|ijl![]()":
+    if character in " \u00a0\u202f.,;:'|ijl![]()":
         return 0.38
     return 1.05 if east_asian_width(character) in "WF" else 0.62
 
