@@ -10,8 +10,8 @@ from tremplin.optimize.bundled import import_bundled
 from tremplin.optimize.head.dataset import read_labelled
 from tremplin.optimize.optimiser import Optimisation, Progress, optimise
 from tremplin.optimize.publish import import_and_publish
-from tremplin.optimize.train import train_and_publish
 from tremplin.optimize.texts import bundled_texts
+from tremplin.optimize.train import train_and_publish
 from tremplin.registry.manifest import Manifest
 from tremplin.registry.services import Service, write_services
 from tremplin.registry.store import Registry

@@ -53,7 +53,8 @@ class Settings(BaseSettings):
     ] = 1.0
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level logged.")
     documents: Path | None = Field(
-        None, description="JSONL file of documents to search: id, title, text. The bundled ones when not given."
+        None,
+        description="JSONL file of documents to search: id, title, text. The bundled ones when not given.",
     )
 
     @property
@@ -62,7 +63,7 @@ class Settings(BaseSettings):
         return self.host in ("127.0.0.1", "::1", "localhost")
 
 
-def read_settings(**given: Any) -> Settings:  # noqa: ANN401
+def read_settings(**given: Any) -> Settings:
     """Return the settings; ``given`` are the command line's, None meaning "not given".
 
     Raises InvalidSettings naming the setting, what was expected and where it can be set.

@@ -100,11 +100,11 @@ def _read_cpu_info() -> tuple[str, tuple[str, ...]]:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor() or platform.machine(), ()
-    fields = dict(
-        (key.strip(), value.strip())
+    fields = {
+        key.strip(): value.strip()
         for key, _, value in (line.partition(":") for line in text.splitlines())
         if value
-    )
+    }
     present = set(fields.get("flags", fields.get("Features", "")).split())
     name = fields.get("model name", platform.machine())
     return name, tuple(flag for flag in KERNEL_FLAGS if flag in present)

@@ -105,7 +105,7 @@ def build_server(
     threads = threads_of(settings, machine)
     metrics = Metrics()
     state = ServerState()
-    fleet = _fleet(settings, registry, declared, forced, machine, threads, metrics)
+    fleet = _Assembly(settings, registry, machine, threads, metrics).fleet(declared, forced)
     metrics.watch(fleet)
     services = Services(fleet, read_documents(settings.documents))
     keys = KeyRing(places.keys)
@@ -179,69 +179,54 @@ def read_documents(path: Path | None) -> list[Document]:
     return documents
 
 
-def _fleet(
-    settings: Settings,
-    registry: Registry,
-    declared: Sequence[Service],
-    forced: frozenset[str],
-    machine: Machine,
-    threads: int,
-    metrics: Metrics,
-) -> Fleet:
-    by_ref: dict[str, Inferencer] = {}
-    defaults: dict[Task, Inferencer] = {}
-    for service in declared:
-        if service.version not in by_ref:
-            manifest = registry.resolve(service.version)
-            broken = check_servable(manifest, forced=manifest.ref in forced)
-            speed = _speed(registry, manifest, machine, threads)
-            by_ref[service.version] = _inferencer(
-                settings, registry, manifest, speed, broken, threads, metrics
-            )
-        defaults.setdefault(service.task, by_ref[service.version])
-    return Fleet(tuple(by_ref.values()), defaults)
+@dataclass(frozen=True)
+class _Assembly:
+    """What every loaded version is built from."""
 
+    settings: Settings
+    registry: Registry
+    machine: Machine
+    threads: int
+    metrics: Metrics
 
-def _speed(registry: Registry, manifest: Manifest, machine: Machine, threads: int) -> Speed:
-    """Return the evidence of speed for this machine, measured now when there is none yet."""
-    found = registry.speed(manifest, machine.id, threads)
-    if found is not None:
-        return found
-    from tremplin.optimize.publish import measure_and_record
+    def fleet(self, declared: Sequence[Service], forced: frozenset[str]) -> Fleet:
+        """Return the declared versions, each built once; the first of a task is its default."""
+        by_ref: dict[str, Inferencer] = {}
+        defaults: dict[Task, Inferencer] = {}
+        for service in declared:
+            if service.version not in by_ref:
+                manifest = self.registry.resolve(service.version)
+                broken = check_servable(manifest, forced=manifest.ref in forced)
+                by_ref[service.version] = self._inferencer(manifest, broken)
+            defaults.setdefault(service.task, by_ref[service.version])
+        return Fleet(tuple(by_ref.values()), defaults)
 
-    return measure_and_record(registry, manifest, machine, threads=threads)
-
-
-def _inferencer(
-    settings: Settings,
-    registry: Registry,
-    manifest: Manifest,
-    speed: Speed,
-    broken: tuple[str, ...],
-    threads: int,
-    metrics: Metrics,
-) -> Inferencer:
-    limits = BatchLimits(
-        max_tokens=settings.max_batch_tokens or speed.best_batch_tokens(), max_rows=settings.max_batch_rows
-    )
-    admission = Admission(
-        AdmissionLimits(
+    def _inferencer(self, manifest: Manifest, broken: tuple[str, ...]) -> Inferencer:
+        settings, speed = self.settings, self._speed(manifest)
+        admission = AdmissionLimits(
             max_rows_per_request=settings.max_rows_per_request,
             max_tokens_per_request=settings.max_tokens_per_request,
             max_queue_tokens=settings.max_queue_tokens,
             max_queue_s=settings.max_queue_s,
-        ),
-        tokens_per_s=speed.tokens_per_s(),
-    )
-    return Inferencer(
-        manifest,
-        TextTokenizer(registry.path(manifest, TOKENIZER_FILE), manifest.interface),
-        OnnxRuntimeEngine(registry.path(manifest, MODEL_FILE), threads=threads),
-        admission,
-        limits,
-        broken_bounds=broken,
-        on_batch=metrics.batch,
-    )
+        )
+        return Inferencer(
+            manifest,
+            TextTokenizer(self.registry.path(manifest, TOKENIZER_FILE), manifest.interface),
+            OnnxRuntimeEngine(self.registry.path(manifest, MODEL_FILE), threads=self.threads),
+            Admission(admission, tokens_per_s=speed.tokens_per_s()),
+            BatchLimits(settings.max_batch_tokens or speed.best_batch_tokens(), settings.max_batch_rows),
+            broken_bounds=broken,
+            on_batch=self.metrics.batch,
+        )
+
+    def _speed(self, manifest: Manifest) -> Speed:
+        """Return the evidence of speed for this machine, measured now when there is none yet."""
+        found = self.registry.speed(manifest, self.machine.id, self.threads)
+        if found is not None:
+            return found
+        from tremplin.optimize.publish import measure_and_record
+
+        return measure_and_record(self.registry, manifest, self.machine, threads=self.threads)
 
 
 def _live(declared: Sequence[Service], fleet: Fleet, threads: int) -> list[LiveVersion]:

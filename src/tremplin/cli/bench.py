@@ -34,7 +34,11 @@ def bench(
     with progress_bar(f"Measure {manifest.ref}", quiet=json) as progress:
         progress("in a process of its own", 0.1)
         speed = measure_and_record(
-            registry, manifest, machine, threads=threads_of(settings, machine), effort=QUICK if quick else FULL
+            registry,
+            manifest,
+            machine,
+            threads=threads_of(settings, machine),
+            effort=QUICK if quick else FULL,
         )
     if json:
         print_json(asdict(speed))

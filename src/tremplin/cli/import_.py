@@ -14,7 +14,8 @@ def import_(
     source: Annotated[str, typer.Argument(help="A folder, a Hub id such as org/name, or 'bundled'.")],
     name: Annotated[str | None, typer.Option(help="Name of the model.", show_default="from the source")] = None,
     task: Annotated[
-        str | None, typer.Option(help="embedding, classification, token-classification or question-answering.")
+        str | None,
+        typer.Option(help="embedding, classification, token-classification or question-answering."),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit of the Hub repository.")] = None,
     threads: Threads = None,

@@ -14,7 +14,9 @@ app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 
 @app.command("create")
 def create(
-    name: Annotated[str, typer.Argument(help="What the key is for.")] = "key", data: Data = None, json: Json = False
+    name: Annotated[str, typer.Argument(help="What the key is for.")] = "key",
+    data: Data = None,
+    json: Json = False,
 ) -> None:
     """Make a key and print it; it is not shown again."""
     from tremplin.cli.show import print_json

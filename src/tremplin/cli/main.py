@@ -77,7 +77,10 @@ def run() -> None:
         sys.exit(130)
     except Exception as error:  # a bug of ours: name it, without a stack trace that could quote a text
         place = _place(error)
-        print(f"tremplin: unexpected {type(error).__name__} at {place}. This is a bug: please report it.", file=sys.stderr)
+        print(
+            f"tremplin: unexpected {type(error).__name__} at {place}. This is a bug: please report it.",
+            file=sys.stderr,
+        )
         sys.exit(70)
 
 

@@ -59,7 +59,9 @@ def optimize(
     out.print(f"Published {manifest.ref}, {manifest.size_bytes / 1e6:.1f} MB, from {source.ref}")
     for row in manifest.report["candidates"]:  # type: ignore[attr-defined]
         mark = "*" if row["chosen"] else " "
-        out.print(f" {mark} {row['scheme']:<34} {row['texts_per_s']:8.0f} texts/s  {row['reason']}", highlight=False)
+        out.print(
+            f" {mark} {row['scheme']:<34} {row['texts_per_s']:8.0f} texts/s  {row['reason']}", highlight=False
+        )
     for sentence in broken:
         out.print(f"[red]Bound     {sentence}: it will not be served unless forced by name.[/red]")
     out.print(f"Next      tremplin report {manifest.model}")

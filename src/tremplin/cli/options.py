@@ -13,15 +13,11 @@ Data = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Threads = Annotated[int | None, typer.Option(min=0, help="Threads of each engine; 0 takes the usable cores.")]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
-Port = Annotated[
-    int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")
-]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")]
 Documents = Annotated[
     Path | None, typer.Option(help="JSONL of documents to search; the bundled ones when not given.")
 ]
-NoAuth = Annotated[
-    bool, typer.Option("--no-auth", help="Ask nobody for a key; only on a loopback address.")
-]
+NoAuth = Annotated[bool, typer.Option("--no-auth", help="Ask nobody for a key; only on a loopback address.")]
 Force = Annotated[
     list[str] | None,
     typer.Option(help="Serve this model@version although it misses its quality bound. Repeatable."),

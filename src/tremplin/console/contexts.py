@@ -404,15 +404,36 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Recommendation:
+    """The version that should serve by what was measured: the fastest of those that meet every bound."""
+
+    version: str
+    href: str
+    live: LiveVersion | None
+    against: str
+    """The first version, which it is compared with; its own name when it is the first."""
+    times_faster: float
+    """Median latency of the first version over its own."""
+    size_share: float
+    """Its size over the first version's."""
+
+
+@dataclass(frozen=True)
 class ModelPage:
     """The versions of one model side by side."""
 
     model: str
     task: str
+    recommendation: Recommendation | None
+    """None when no measured version meets every bound."""
+    live: tuple[str, ...]
+    """Versions that serve now."""
     versions: tuple[VersionColumn, ...]
     metrics: tuple[MetricRow, ...]
     conditions: Conditions | None
     """None when no version's speed was measured."""
+    pareto: Plot | None
+    """Quality against latency; None when fewer than two versions can be compared."""
     plots: tuple[Plot, ...]
     forced: tuple[VersionColumn, ...]
     """Versions served although they miss a bound."""

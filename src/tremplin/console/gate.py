@@ -80,6 +80,8 @@ class ErrorPages:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        # Routes hand errors to the handlers of the outermost application first; here there are none of those.
+        scope = {**scope, "starlette.exception_handlers": ({}, {})}
         has_started = False
 
         async def watched_send(message: Message) -> None:

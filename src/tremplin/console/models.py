@@ -13,12 +13,13 @@ from tremplin.console.contexts import (
     ModelPage,
     ModelRow,
     ModelsPage,
+    Recommendation,
     SpeedCell,
     VersionColumn,
     VersionPage,
 )
 from tremplin.console.i18n import Language
-from tremplin.console.pictures import model_plots, version_plots
+from tremplin.console.pictures import NOISE, model_plots, pareto_plot, version_plots
 from tremplin.console.view import LiveVersion
 from tremplin.errors import UnknownVersion
 from tremplin.registry.manifest import Manifest
@@ -59,9 +60,12 @@ def model_page(registry: Registry, live: Live, model: str, base: str, language: 
     return ModelPage(
         model=model,
         task=str(versions[-1].interface.task),
+        recommendation=_recommendation(columns),
+        live=tuple(column.version for column in columns if column.live),
         versions=columns,
         metrics=metrics,
         conditions=_conditions(compared),
+        pareto=pareto_plot(columns, metrics, language),
         plots=model_plots(columns, metrics, compared, language),
         forced=tuple(column for column in columns if column.live and column.live.forced),
     )
@@ -104,6 +108,30 @@ def version_page(
         artefacts=manifest.artefacts,
         speeds=speeds,
         plots=version_plots(metrics, speeds, language),
+    )
+
+
+def _recommendation(columns: Sequence[VersionColumn]) -> Recommendation | None:
+    """Choose among the measured versions that meet every bound: the fastest, and of equals the smallest."""
+    proven = [
+        (column, column.speed)
+        for column in columns
+        if column.speed is not None and column.bounds_met == column.bounds_total
+    ]
+    if not proven:
+        return None
+    least_ms = min(speed.p50_ms for _, speed in proven)
+    fast = [(column, speed) for column, speed in proven if speed.p50_ms <= least_ms * (1 + NOISE)]
+    best, speed = min(fast, key=lambda pair: pair[0].size_bytes)
+    first = columns[0]
+    first_ms = first.speed.p50_ms if first.speed is not None else speed.p50_ms
+    return Recommendation(
+        version=best.version,
+        href=best.href,
+        live=best.live,
+        against=first.version,
+        times_faster=first_ms / speed.p50_ms,
+        size_share=best.size_bytes / max(first.size_bytes, 1),
     )
 
 

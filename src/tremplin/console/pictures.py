@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from tremplin.console.contexts import MetricCell, MetricRow, Plot, PlotTable, VersionColumn
@@ -34,7 +35,6 @@ def model_plots(
 ) -> tuple[Plot, ...]:
     """Return the pictures that compare versions; those that lack two versions to compare are left out."""
     compared = [
-        _pareto(columns, metrics, language),
         _throughput_by_version(columns, speeds, language),
         *(_metric_by_version(columns, row, language) for row in _bounded(metrics)[:MAX_INTERVAL_CHARTS]),
     ]
@@ -52,9 +52,10 @@ def version_plots(
 # -- quality against latency ---------------------------------------------------------------------------
 
 
-def _pareto(
+def pareto_plot(
     columns: Sequence[VersionColumn], metrics: Sequence[MetricRow], language: Language
 ) -> Plot | None:
+    """Return quality against latency; None when fewer than two versions have both."""
     row = next((row for name in QUALITY_METRICS for row in metrics if row.name == name), None)
     if row is None:
         return None
@@ -79,7 +80,7 @@ def _pareto(
         for column, cell, speed in measured
     ]
     quality, latency = metric_label(row, language), language("plot.latency_axis")
-    title = _pareto_finding([(column.version, speed.p50_ms) for column, _, speed in measured], language)
+    title = _pareto_finding([(column, speed.p50_ms) for column, _, speed in measured], language)
     table = PlotTable(
         (language("models.version"), language("models.p50"), quality, language("models.size")),
         tuple(
@@ -87,15 +88,20 @@ def _pareto(
             for column, cell, speed in measured
         ),
     )
-    return Plot(title, pareto_chart(title, points, x_label=latency, y_label=quality), table)
+    unit = f"{quality}, %" if row.is_share else quality
+    picture = pareto_chart(title, points, x_label=latency, y_label=unit)
+    return Plot(title, in_language(picture, language), table)
 
 
-def _pareto_finding(latencies: Sequence[tuple[str, float]], language: Language) -> str:
-    fastest, slowest = min(latencies, key=lambda v: v[1]), max(latencies, key=lambda v: v[1])
+def _pareto_finding(latencies: Sequence[tuple[VersionColumn, float]], language: Language) -> str:
+    """Say what the version that serves gains, or the fastest one when none serves."""
+    slowest = max(latencies, key=lambda pair: pair[1])
+    serving = [pair for pair in latencies if pair[0].live is not None and pair is not slowest]
+    fastest = min(serving or latencies, key=lambda pair: pair[1])
     if slowest[1] < fastest[1] * (1 + NOISE):
         return language("plot.same_speed")
     ratio = language.significant(slowest[1] / fastest[1], 2)
-    return language("plot.faster", fastest=fastest[0], slowest=slowest[0], ratio=ratio)
+    return language("plot.faster", fastest=fastest[0].version, slowest=slowest[0].version, ratio=ratio)
 
 
 # -- intervals -----------------------------------------------------------------------------------------
@@ -161,7 +167,8 @@ def _intervals(
             for label, row, cell in rows
         ),
     )  # fmt: skip
-    return Plot(title, interval_chart(title, drawn, unit="%" if in_percent else ""), table)
+    picture = interval_chart(title, drawn, unit="%" if in_percent else "")
+    return Plot(title, in_language(picture, language), table)
 
 
 def _bound(cell: MetricCell) -> float | None:
@@ -230,7 +237,7 @@ def _throughput(
             for label, points in series
         ),
     )
-    return Plot(title, picture, table)
+    return Plot(title, in_language(picture, language), table)
 
 
 def _points(speed: Speed, length: int) -> list[tuple[float, float]]:
@@ -238,6 +245,42 @@ def _points(speed: Speed, length: int) -> list[tuple[float, float]]:
 
 
 # -- words ---------------------------------------------------------------------------------------------
+
+# The charts speak English, because they also go into reports. Longest first: some hold others.
+CHART_PHRASES = (
+    "area: size · ring: chosen · faint: dominated · bar: 95 % interval",
+    "axis starts at",
+    "Nothing was measured.",
+    "nothing was measured",
+    "not measured",
+    "more in the table",
+    ", not proven",
+    "dominated",
+    "chosen",
+    "bound",
+)
+_TEXT_NODE = re.compile(r">([^<]+)<")
+_DECIMAL_POINT = re.compile(r"(?<=\d)\.(?=\d)")
+# What may stand around the numbers of a chart; a version's name such as "1.2-int8" must stay as it is.
+_ONLY_NUMBERS = re.compile(r"[\d\s.,%\[\]()+\u2212-]+")
+
+
+def in_language(svg: str, language: Language) -> str:
+    """Return a chart with its own few words, and its numbers, as the reader's language writes them."""
+    if language.code == "en":
+        return svg
+    return _TEXT_NODE.sub(lambda match: f">{_translated(match[1], language)}<", svg)
+
+
+def _translated(text: str, language: Language) -> str:
+    rest = text
+    for phrase in CHART_PHRASES:
+        rest = re.sub(rf"(?<!\w){re.escape(phrase)}(?!\w)", "", rest)
+        text = re.sub(rf"(?<!\w){re.escape(phrase)}(?!\w)", language(f"chart.{phrase}"), text)
+    if _ONLY_NUMBERS.fullmatch(rest):
+        text = _DECIMAL_POINT.sub(",", text)
+    return text
+
 
 
 def metric_label(row: MetricRow, language: Language) -> str:

@@ -59,7 +59,7 @@ class _Problems:
         app.add_exception_handler(TremplinError, _problem)
         self._app = app
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self._app(scope, receive, send)
 
 
@@ -111,7 +111,9 @@ def _operation(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
         "tags": [endpoint.dialect.value],
-        "operationId": f"{endpoint.method.lower()}{endpoint.path.replace('/', '_')}".replace("{", "").replace("}", ""),
+        "operationId": f"{endpoint.method.lower()}{endpoint.path.replace('/', '_')}".replace("{", "").replace(
+            "}", ""
+        ),
         "responses": {
             "200": {"description": "The answer."},
             "default": {"description": "A problem (RFC 9457).", "content": {"application/problem+json": {}}},
@@ -136,7 +138,7 @@ def _operation(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     return operation
 
 
-def _reference(endpoint: Endpoint, shape: Any, schemas: dict[str, Any]) -> dict[str, str]:  # noqa: ANN401
+def _reference(endpoint: Endpoint, shape: Any, schemas: dict[str, Any]) -> dict[str, str]:
     """Add a shape and those it uses to the schemas; dialects keep their names apart."""
     prefix = endpoint.dialect.name.title()
     schema = shape.model_json_schema(ref_template=f"#/components/schemas/{prefix}{{model}}")

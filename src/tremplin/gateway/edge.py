@@ -94,7 +94,7 @@ class Edge:
                 await self._app(scope, receive, send)
         except Exception as error:  # every failure becomes a problem; none reaches the server
             if not isinstance(error, TremplinError):
-                log.error("unexpected error", request_id=exchange.request_id, error=error)
+                log.exception("unexpected error", request_id=exchange.request_id, error=error)
             if exchange.status == 0:
                 response = problem_response(
                     error,

@@ -92,9 +92,7 @@ def kind_of(error: Exception) -> Kind:
     return UNEXPECTED
 
 
-def problem_response(
-    error: Exception, *, dialect: Dialect, request_id: str, rows_at: str = ""
-) -> Response:
+def problem_response(error: Exception, *, dialect: Dialect, request_id: str, rows_at: str = "") -> Response:
     """Return an error as the client sees it. An unexpected exception says nothing of itself.
 
     ``rows_at`` points to the member with the texts: what knows only a row's number points below it.

@@ -44,6 +44,15 @@ def open_socket(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """uvicorn, with signals left to us: a stop begins by telling the load balancer, not by closing."""
 
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so."""
+        await super().startup(sockets)
+        await self._on_started()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to ``serve_app``."""
@@ -70,7 +79,7 @@ async def serve_app(
         timeout_graceful_shutdown=GRACE_S,
         timeout_keep_alive=30,
     )
-    server = _Server(config)
+    server = _Server(config, on_started)
     loop = asyncio.get_running_loop()
     stops: list[asyncio.Task[None]] = []
 
@@ -88,13 +97,4 @@ async def serve_app(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    serving = loop.create_task(server.serve(sockets=[listener]))
-    started = loop.create_task(_announce(server, on_started))
-    await serving
-    started.cancel()
-
-
-async def _announce(server: uvicorn.Server, on_started: Callable[[], Awaitable[None]]) -> None:
-    while not server.started:
-        await asyncio.sleep(0.005)
-    await on_started()
+    await server.serve(sockets=[listener])

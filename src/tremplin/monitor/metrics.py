@@ -51,7 +51,11 @@ class Metrics:
             registry=self.registry,
         )
         self._batch_rows = Histogram(
-            "tremplin_batch_rows", "Rows in a batch.", ["model", "version"], buckets=ROWS, registry=self.registry
+            "tremplin_batch_rows",
+            "Rows in a batch.",
+            ["model", "version"],
+            buckets=ROWS,
+            registry=self.registry,
         )
         self._batch_seconds = Histogram(
             "tremplin_batch_duration_seconds",
@@ -61,7 +65,10 @@ class Metrics:
             registry=self.registry,
         )
         self._tokens = Counter(
-            "tremplin_tokens_total", "Tokens computed, padding apart.", ["model", "version"], registry=self.registry
+            "tremplin_tokens_total",
+            "Tokens computed, padding apart.",
+            ["model", "version"],
+            registry=self.registry,
         )
         self._padding = Counter(
             "tremplin_padding_tokens_total",

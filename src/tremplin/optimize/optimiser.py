@@ -102,17 +102,16 @@ def optimise(
     graph = registry.path(source, MODEL_FILE)
     tokenizer_file = registry.path(source, TOKENIZER_FILE)
     tokenizer = TextTokenizer(tokenizer_file, source.interface)
-    bounds = options.bounds if options.bounds is not None else default_bounds(source.interface.task)
     with tempfile.TemporaryDirectory(prefix="tremplin-") as folder:
         progress("calibrate", 0.05)
         rows = tokenizer.encode(texts.calibration[:CALIBRATION_TEXTS]).rows
         statistics = collect_statistics(graph, rows, seed=options.seed, threads=machine.cores)
         progress("run the reference", 0.2)
-        judge = _Judge(graph, source, tokenizer, texts, bounds, machine, options)
+        judge = _Judge(graph, source, tokenizer, texts, machine, options)
         candidates = []
         for number, scheme in enumerate(options.schemes):
             progress(f"try {scheme}", 0.3 + 0.6 * number / len(options.schemes))
-            step = _pass(scheme, statistics)
+            step = make_pass(scheme, statistics)
             path = Path(folder) / f"{scheme}.onnx"
             candidates.append(judge.candidate(scheme, step.call(graph, path), path))
         best = choose(candidates)
@@ -153,28 +152,23 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
     return max(near, key=lambda candidate: candidate.fidelity)
 
 
+@dataclass
 class _Judge:
     """Measures candidates against one reference, whose answers are computed once."""
 
-    def __init__(
-        self,
-        graph: Path,
-        source: Manifest,
-        tokenizer: TextTokenizer,
-        texts: EvaluationTexts,
-        bounds: tuple[Bound, ...],
-        machine: Machine,
-        options: Optimisation,
-    ) -> None:
-        self._source = source
-        self._texts = texts
-        self._bounds = bounds
-        self._machine = machine
-        self._options = options
-        self._output = "embedding" if source.interface.task is Task.EMBEDDING else "probabilities"
-        self._rows = tokenizer.encode(texts.evaluation).rows
-        self._passages = tokenizer.encode(texts.passages).rows if self._output == "embedding" else []
-        self._reference = self._answers(self._engine(graph))
+    graph: Path
+    source: Manifest
+    tokenizer: TextTokenizer
+    texts: EvaluationTexts
+    machine: Machine
+    options: Optimisation
+
+    def __post_init__(self) -> None:
+        is_embedding = self.source.interface.task is Task.EMBEDDING
+        self._output = "embedding" if is_embedding else "probabilities"
+        self._rows = self.tokenizer.encode(self.texts.evaluation).rows
+        self._passages = self.tokenizer.encode(self.texts.passages).rows if is_embedding else []
+        self._reference = self._answers(self._engine(self.graph))
 
     def candidate(self, scheme: str, result: PassResult, path: Path) -> Candidate:
         """Return quality and speed of a quantized graph."""
@@ -184,28 +178,32 @@ class _Judge:
             batch_dependence(engine, self._rows, self._output),
         )
         engine.close()
-        interface = self._source.interface
+        interface = self.source.interface
         speed = measure_speed(
             path,
-            machine=self._machine,
-            threads=self._options.threads,
+            machine=self.machine,
+            threads=self.options.threads,
             max_tokens=interface.max_tokens,
             vocab_size=interface.vocab_size,
-            effort=self._options.effort,
+            effort=self.options.effort,
         )
         quality = Quality(
-            reference=self._source.ref,
-            data=self._texts.name,
-            data_sha256=self._texts.sha256,
-            seed=self._options.seed,
+            reference=self.source.ref,
+            data=self.texts.name,
+            data_sha256=self.texts.sha256,
+            seed=self.options.seed,
             metrics=metrics,
-            bounds=self._bounds,
+            bounds=self._bounds(),
             software={name: installed(name) for name in ("onnxruntime", "onnx", "numpy")},
         )
         return Candidate(scheme, result, path, quality, speed)
 
+    def _bounds(self) -> tuple[Bound, ...]:
+        asked = self.options.bounds
+        return default_bounds(self.source.interface.task) if asked is None else asked
+
     def _engine(self, path: Path) -> Engine:
-        engine = OnnxRuntimeEngine(path, threads=self._machine.cores)
+        engine = OnnxRuntimeEngine(path, threads=self.machine.cores)
         engine.load()
         return engine
 
@@ -220,11 +218,12 @@ class _Judge:
         if reference.passages is not None and answers.passages is not None:
             return embedding_metrics(reference.texts, answers.texts, reference.passages, answers.passages)
         return classification_metrics(
-            reference.texts, answers.texts, self._source.interface.labels, self._texts.labels
+            reference.texts, answers.texts, self.source.interface.labels, self.texts.labels
         )
 
 
-def _pass(scheme: str, statistics: Mapping[str, ChannelStatistics]) -> Pass:
+def make_pass(scheme: str, statistics: Mapping[str, ChannelStatistics]) -> Pass:
+    """Return the pass of a scheme; raises PassFailed for a name that is none."""
     match scheme:
         case "dynamic":
             return DynamicInt8()
@@ -239,9 +238,7 @@ def _pass(scheme: str, statistics: Mapping[str, ChannelStatistics]) -> Pass:
     raise PassFailed(f"There is no scheme {scheme!r}; choose among {', '.join(SCHEMES)}.")
 
 
-def _manifest(
-    registry: Registry, source: Manifest, best: Candidate, candidates: Sequence[Candidate]
-) -> Manifest:
+def _manifest(registry: Registry, source: Manifest, best: Candidate, candidates: Sequence[Candidate]) -> Manifest:
     origin = Origin(
         source=source.ref,
         architecture=source.origin.architecture,

@@ -1,8 +1,8 @@
 """The registry: versions in a folder, addressed by content, published whole or not at all.
 
-    objects/ab/ab12...            artefacts, one file per content, shared between versions
-    models/<model>/<version>/     manifest.json, manifest.sig, speed/<machine>-<threads>t.json
-    staging/                      what is being written; emptied at start
+objects/ab/ab12...            artefacts, one file per content, shared between versions
+models/<model>/<version>/     manifest.json, manifest.sig, speed/<machine>-<threads>t.json
+staging/                      what is being written; emptied at start
 """
 
 from __future__ import annotations

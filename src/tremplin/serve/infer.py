@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from tremplin.registry.manifest import Manifest
 from tremplin.serve.admit import Admission
-from tremplin.serve.engine import Engine
 from tremplin.serve.batch import BatchLimits
+from tremplin.serve.engine import Engine
 from tremplin.serve.queue import BatchQueue, BatchRecord, Work
 from tremplin.serve.timing import Timings
 from tremplin.serve.tokenize import TextTokenizer

@@ -20,17 +20,17 @@ from tremplin.tasks.explain import Explanation
 from tremplin.tasks.search import Document, Hit
 from tremplin.tasks.zero_shot import CandidateLabel
 
-Value = TypeVar("Value", covariant=True)
+Value_co = TypeVar("Value_co", covariant=True)
 
 MAX_CANDIDATE_LABELS = 100
 MAX_HITS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Answered(Generic[Value]):
+class Answered(Generic[Value_co]):
     """A result with the version that gave it and where the time went."""
 
-    value: Value
+    value: Value_co
     version: str
     timings: Timings
 
@@ -120,9 +120,7 @@ class Services:
                 f"labels has {len(labels)} entries; give at most {MAX_CANDIDATE_LABELS}.", pointer="/labels"
             )
         answered = await self.embed([text, *(label.text for label in labels)], model=model)
-        result = zero_shot.nearest_label(
-            answered.value[0], answered.value[1:], [label.label for label in labels]
-        )
+        result = zero_shot.nearest_label(answered.value[0], answered.value[1:], [label.label for label in labels])
         return Answered(result, answered.version, answered.timings)
 
     async def explain(

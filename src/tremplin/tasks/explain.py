@@ -6,6 +6,7 @@ Source: Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, 2
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,10 +55,7 @@ def spans(text: str, limit: int = MAX_SPANS) -> list[Span]:
     if len(words) <= limit:
         return words
     edges = np.linspace(0, len(words), limit + 1).astype(int)
-    return [
-        Span(words[first].start, words[last - 1].end)
-        for first, last in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    return [Span(words[first].start, words[last - 1].end) for first, last in itertools.pairwise(edges)]
 
 
 def occlusions(text: str, parts: Sequence[Span]) -> list[str]:

@@ -89,7 +89,9 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
     async def predict(request: Request) -> Response:
         body = await read_body(request, PredictRequest)
         if body.raw_scores:
-            raise BadInput("raw_scores is true; this server answers calibrated probabilities.", pointer="/raw_scores")
+            raise BadInput(
+                "raw_scores is true; this server answers calibrated probabilities.", pointer="/raw_scores"
+            )
         texts, is_batch = _predict_inputs(body.inputs)
         answered = await services.classify(texts, truncate=body.truncate)
         metrics.phases(answered.timings)
@@ -136,11 +138,16 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
     return (
         Endpoint(post, "/embed", embed, Dialect.TEI, "Embed texts", EmbedRequest, hot=True, rows_at="/inputs"),
         Endpoint(post, "/", root, Dialect.TEI, "Embed texts, or compare sentences", EmbedRequest, hot=True),
+        Endpoint(post, "/similarity", similarity, Dialect.TEI, "Compare sentences", SimilarityRequest, hot=True),
         Endpoint(
-            post, "/similarity", similarity, Dialect.TEI, "Compare sentences", SimilarityRequest, hot=True
-        ),
-        Endpoint(
-            post, "/predict", predict, Dialect.TEI, "Classify texts", PredictRequest, hot=True, rows_at="/inputs"
+            post,
+            "/predict",
+            predict,
+            Dialect.TEI,
+            "Classify texts",
+            PredictRequest,
+            hot=True,
+            rows_at="/inputs",
         ),
         Endpoint(post, "/tokenize", tokenize, Dialect.TEI, "Show a text's tokens", TokenizeRequest),
         Endpoint("GET", "/info", info, Dialect.TEI, "What is served, and on what evidence"),
@@ -199,7 +206,12 @@ def _info(services: Services) -> dict[str, object]:
                 "forced": bool(inferencer.broken_bounds),
                 "broken_bounds": list(inferencer.broken_bounds),
                 "metrics": {
-                    metric.name: {"value": metric.value, "low": metric.low, "high": metric.high, "n": metric.n}
+                    metric.name: {
+                        "value": metric.value,
+                        "low": metric.low,
+                        "high": metric.high,
+                        "n": metric.n,
+                    }
                     for metric in inferencer.manifest.quality.metrics
                 },
             }

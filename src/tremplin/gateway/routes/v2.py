@@ -116,16 +116,14 @@ def endpoints(services: Services, metrics: Metrics, state: ServerState) -> tuple
         elif "input_ids" in inputs:
             inference = await inferencer.infer_ids(_token_rows(inputs, values))
         else:
-            raise MalformedBody(
-                "No input is named 'text' (BYTES) or 'input_ids' (INT64).", pointer="/inputs"
-            )
+            raise MalformedBody("No input is named 'text' (BYTES) or 'input_ids' (INT64).", pointer="/inputs")
         metrics.phases(inference.timings)
         outputs = [_output(name, is_binary, inferencer, inference) for name, is_binary in wanted]
         response = _reply(body, inferencer, outputs)
         response.headers["server-timing"] = server_timing(inference.timings)
         return response
 
-    def both(method: str, suffix: str, handler: Any, summary: str, body: Any = None) -> list[Endpoint]:  # noqa: ANN401
+    def both(method: str, suffix: str, handler: Any, summary: str, body: Any = None) -> list[Endpoint]:
         return [
             Endpoint(method, f"/v2/models/{{model}}{middle}{suffix}", handler, Dialect.V2, summary, body)
             for middle in ("", "/versions/{version}")
@@ -280,7 +278,7 @@ def _wanted(body: InferRequest, inferencer: Inferencer) -> list[tuple[str, bool]
     return wanted
 
 
-def _output(name: str, is_binary: bool, inferencer: Inferencer, inference: Any) -> _Output:  # noqa: ANN401
+def _output(name: str, is_binary: bool, inferencer: Inferencer, inference: Any) -> _Output:
     if name == "label":
         labels = inferencer.manifest.interface.labels
         names = [labels[int(row.argmax())] for row in inference.outputs["probabilities"]]

@@ -58,9 +58,7 @@ class DynamicInt8:
             rewriter.drop_constant(linear.weight_name)
             rewriter.constant(f"{linear.weight_name}.int8", weights)
             rewriter.constant(f"{linear.weight_name}.scale", scale)
-            rewriter.node(
-                "MatMulInteger", [f"{x}.u8", f"{linear.weight_name}.int8", f"{x}.zero"], f"{out}.int32"
-            )
+            rewriter.node("MatMulInteger", [f"{x}.u8", f"{linear.weight_name}.int8", f"{x}.zero"], f"{out}.int32")
             rewriter.node("Cast", [f"{out}.int32"], f"{out}.float", to=TensorProto.FLOAT)
             rewriter.node("Mul", [f"{x}.scale", f"{linear.weight_name}.scale"], f"{out}.scale")
             rewriter.node("Mul", [f"{out}.float", f"{out}.scale"], out)

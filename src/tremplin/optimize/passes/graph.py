@@ -67,9 +67,7 @@ class Rewriter:
         self._constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def node(
-        self, op: str, inputs: Sequence[str], output: str, *, domain: str = "", **attributes: object
-    ) -> str:
+    def node(self, op: str, inputs: Sequence[str], output: str, *, domain: str = "", **attributes: object) -> str:
         """Append a node with one output and return the output's name."""
         made = helper.make_node(op, list(inputs), [output], name=output, domain=domain, **attributes)
         self._nodes.append(made)

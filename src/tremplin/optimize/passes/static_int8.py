@@ -208,9 +208,7 @@ def _range(low: float, high: float) -> tuple[np.float32, np.uint8]:
     return scale, np.uint8(np.clip(np.rint(-low / scale), 0, 255))
 
 
-def _fake_quantize(
-    values: NDArray[np.float32], scale: np.float32, zero_point: np.uint8
-) -> NDArray[np.float32]:
+def _fake_quantize(values: NDArray[np.float32], scale: np.float32, zero_point: np.uint8) -> NDArray[np.float32]:
     zero = np.float32(zero_point)
     rounded: NDArray[np.float32] = (np.clip(np.rint(values / scale) + zero, 0, 255) - zero) * scale
     return rounded

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from pydantic import TypeAdapter
 
+from tremplin.optimize.report.cells import Cell, Row, Table, code, words
 from tremplin.optimize.report.compare import (
     Speeds,
     baseline_of,
@@ -18,25 +19,16 @@ from tremplin.optimize.report.compare import (
     speeds_of,
 )
 from tremplin.optimize.report.evidence import read_evidence
+from tremplin.optimize.report.evidence_tables import candidates_table, classes_table, confusions_table
 from tremplin.optimize.report.findings import bounds_in_words, headline, remarks
-from tremplin.optimize.report.numbers import size
-from tremplin.optimize.report.tables import (
-    Cell,
-    Row,
-    Table,
+from tremplin.optimize.report.numbers import number, size
+from tremplin.optimize.report.provenance import (
     artefacts_table,
     benches_table,
-    bounds_table,
-    candidates_table,
-    classes_table,
-    code,
-    confusions_table,
     lineage_table,
-    metric_order,
     quality_sources_table,
-    versions_table,
-    words,
 )
+from tremplin.optimize.report.tables import bounds_table, metric_order, versions_table
 from tremplin.optimize.report.verdict import verdicts
 from tremplin.registry.manifest import Manifest
 from tremplin.registry.passport import Speed
@@ -93,7 +85,7 @@ def markdown_table(table: Table) -> str:
     rule = ["---:" if is_number else "---" for is_number in table.aligned]
     lines = [f"## {_plain(table.caption)}", "", _line(map(_plain, table.head)), _line(rule)]
     for row in table.rows:
-        cells = [f"**{_plain(row.cells[0].text)}**"] if row.is_group else [_cell(cell) for cell in row.cells]
+        cells = [f"**{_plain(row.cells[0].text)}**"] if row.is_group else [*map(_cell, row.cells)]
         lines.append(_line([*cells, *([""] * (len(table.head) - len(cells)))]))
     return "\n".join(lines)
 
@@ -136,8 +128,8 @@ def _facts_table(manifest: Manifest) -> Table:
         ("Task", words(interface.task.value)),
         ("Precision", words(manifest.precision)),
         ("Size", words(size(manifest.size_bytes))),
-        ("Longest text", words(f"{interface.max_tokens} tokens")),
-        ("Vocabulary", words(f"{interface.vocab_size} tokens")),
+        ("Longest text", words(f"{number(interface.max_tokens)} tokens")),
+        ("Vocabulary", words(f"{number(interface.vocab_size)} tokens")),
     ]
     if interface.embedding_dim is not None:
         facts.append(("Embedding", words(f"{interface.embedding_dim} dimensions")))
@@ -151,7 +143,10 @@ def _facts_table(manifest: Manifest) -> Table:
 
 def _cell(cell: Cell) -> str:
     text = f"`{cell.text}`" if cell.is_code and "`" not in cell.text else _plain(cell.text)
-    return f"{text} {_plain(cell.note)}".rstrip()
+    if not cell.note:
+        return text
+    note = cell.note if cell.is_number else f"({cell.note})"
+    return f"{text} {_plain(note)}"
 
 
 def _line(cells: Sequence[str] | map[str]) -> str:

@@ -57,12 +57,15 @@ def speeds_of(manifest: Manifest, speeds: Speeds) -> Sequence[Speed]:
 
 
 def benches(manifests: Sequence[Manifest], speeds: Speeds) -> list[Bench]:
-    """Return the machines and thread budgets; the one on which most versions were measured comes first."""
+    """Return the machines and thread budgets; the one to compare on comes first.
+
+    It is the one on which most versions were measured; among equals, the one with most threads.
+    """
     found: dict[tuple[str, int], dict[str, Speed]] = {}
     for manifest in manifests:
         for speed in sorted(speeds_of(manifest, speeds), key=lambda item: item.measured_at):
             found.setdefault((speed.machine.id, speed.threads), {})[manifest.ref] = speed
-    order = sorted(found, key=lambda key: (-len(found[key]), key))
+    order = sorted(found, key=lambda key: (-len(found[key]), -key[1], key))
     return [Bench(machine, threads, found[machine, threads]) for machine, threads in order]
 
 
@@ -118,7 +121,7 @@ def is_more_than_noise(before: Metric, after: Metric) -> bool:
     """Return whether two metrics differ by more than their intervals explain, at 95 %.
 
     The two are treated as independent. They were measured on the same texts, which makes a paired test
-    sharper: this one errs towards "noise". Source: Cumming and Finch, American Psychologist 60 (2005).
+    sharper: this one errs towards "noise". Source: Newcombe, Statistics in Medicine 17 (1998), method 10.
     """
     difference = abs(after.value - before.value)
     # The ends that face each other; a Wilson interval is not symmetric.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tremplin.optimize.report.cells import Table
 from tremplin.optimize.report.compare import Bench, short_names
 from tremplin.optimize.report.evidence import Calibration, Confusion, TriedScheme
+from tremplin.optimize.report.evidence_tables import calibration_table, candidates_table, confusions_table
 from tremplin.optimize.report.findings import main_metric, metric_beside, metric_finding, throughput_finding
 from tremplin.optimize.report.numbers import NO_BREAK_SPACE, number
 from tremplin.optimize.report.plots import (
@@ -19,16 +21,7 @@ from tremplin.optimize.report.plots import (
     reliability_chart,
     throughput_chart,
 )
-from tremplin.optimize.report.tables import (
-    Table,
-    calibration_table,
-    candidates_table,
-    confusions_table,
-    metric_order,
-    metric_table,
-    throughput_table,
-    trade_off_table,
-)
+from tremplin.optimize.report.tables import metric_order, metric_table, throughput_table, trade_off_table
 from tremplin.optimize.report.verdict import Outcome, verdict_of
 from tremplin.optimize.report.wording import MetricWords, read_as
 from tremplin.registry.manifest import Manifest
@@ -57,9 +50,7 @@ def throughput_figures(manifests: Sequence[Manifest], bench: Bench) -> list[Figu
         for item in speed.throughput:
             lengths.setdefault(item.tokens, set()).add(item.rows)
     return [
-        _throughput_figure(tokens, manifests, bench)
-        for tokens, rows in sorted(lengths.items())
-        if len(rows) > 1
+        _throughput_figure(tokens, manifests, bench) for tokens, rows in sorted(lengths.items()) if len(rows) > 1
     ]
 
 
@@ -75,9 +66,7 @@ def trade_off_figure(
         metric, speed = metric_beside(name, manifest, manifests), bench.speeds.get(manifest.ref)
         if metric is not None and speed is not None:
             is_chosen = manifest is chosen
-            points.append(
-                _point(names[manifest.ref], speed.p50_ms, metric, manifest.size_bytes, chosen=is_chosen)
-            )
+            points.append(_point(names[manifest.ref], speed.p50_ms, metric, manifest.size_bytes, chosen=is_chosen))
     svg = pareto_chart(
         f"{words.label} against latency: {names[chosen.ref]} is chosen",
         points,

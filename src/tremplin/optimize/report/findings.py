@@ -172,9 +172,7 @@ def _alone(manifest: Manifest, bench: Bench, name: str) -> str:
     sentence = f"{name} takes {size(manifest.size_bytes)}"
     speed = bench.speeds.get(manifest.ref)
     if speed is not None:
-        sentence += (
-            f" and answers one text of {speed.latency_tokens} tokens in {duration(speed.p50_ms)} (p50)"
-        )
+        sentence += f" and answers one text of {speed.latency_tokens} tokens in {duration(speed.p50_ms)} (p50)"
     metric = manifest.quality.metric(main_metric([manifest], manifest, manifest) or "")
     if metric is not None:
         label = read_as(metric.name).label

@@ -47,8 +47,10 @@ def significant(value: float, digits: int = 3) -> str:
     return number(value, min(max(decimals, 0), 2 * MAX_DECIMALS))
 
 
-def decimals_for(low: float, high: float) -> int:
+def decimals_for(low: float, high: float, *, unit: str = "") -> int:
     """Return the decimals that show the leading digit of half an interval's width, and one more after a 1.
+
+    A percentage has at least one, so that a column of them reads evenly.
 
     >>> decimals_for(0.9928, 0.9934), decimals_for(95.9, 96.5), decimals_for(1.0, 1.0)
     (4, 1, 4)
@@ -58,7 +60,7 @@ def decimals_for(low: float, high: float) -> int:
         return _decimals_alone(high)
     leading = floor(log10(half))
     extra = 1 if half < 1.95 * 10.0**leading else 0
-    return min(max(extra - leading, 0), MAX_DECIMALS)
+    return min(max(extra - leading, 1 if unit.startswith("%") else 0), MAX_DECIMALS)
 
 
 def _decimals_alone(value: float) -> int:
@@ -80,7 +82,7 @@ def interval(value: float, low: float, high: float, *, unit: str = "") -> str:
     >>> interval(0.9931, 0.9928, 0.9934)
     '0.9931 [0.9928, 0.9934]'
     """
-    decimals = decimals_for(low, high)
+    decimals = decimals_for(low, high, unit=unit)
     if not (isfinite(low) and isfinite(high) and isfinite(value)) or low == high:
         return with_unit(alone(value), unit)
     shown = with_unit(number(value, decimals), unit)

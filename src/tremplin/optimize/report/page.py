@@ -12,6 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from tremplin.optimize.report.cells import Table
 from tremplin.optimize.report.compare import (
     Bench,
     Speeds,
@@ -23,6 +24,7 @@ from tremplin.optimize.report.compare import (
     short_names,
 )
 from tremplin.optimize.report.evidence import HeadReport, read_evidence
+from tremplin.optimize.report.evidence_tables import classes_table
 from tremplin.optimize.report.figures import (
     Figure,
     calibration_figure,
@@ -33,16 +35,13 @@ from tremplin.optimize.report.figures import (
     trade_off_figure,
 )
 from tremplin.optimize.report.findings import bounds_in_words, headline, remarks
-from tremplin.optimize.report.tables import (
-    Table,
+from tremplin.optimize.report.provenance import (
     artefacts_table,
     benches_table,
-    classes_table,
-    differences_table,
     lineage_table,
     quality_sources_table,
-    versions_table,
 )
+from tremplin.optimize.report.tables import differences_table, versions_table
 from tremplin.registry.manifest import Manifest
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -116,9 +115,7 @@ def report_context(manifests: Sequence[Manifest], speeds: Speeds, *, command: st
         versions=versions_table(manifests, bench),
         bench=bench.label,
         broken=tuple(
-            (names[item.ref], bounds_in_words(item.quality))
-            for item in manifests
-            if item.quality.broken_bounds()
+            (names[item.ref], bounds_in_words(item.quality)) for item in manifests if item.quality.broken_bounds()
         ),
         comparisons=_comparisons(manifests, baseline, chosen, bench),
         trade_off=trade_off_figure(manifests, bench, baseline, chosen) if len(manifests) > 1 else None,

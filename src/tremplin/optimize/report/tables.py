@@ -1,83 +1,24 @@
-"""The tables of a report, once, for the page, the model card and the terminal."""
+"""The tables of what was measured: versions side by side, each metric, throughput, differences."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
+from tremplin.optimize.report.cells import Cell, Row, Table, figure, outcome_cell, words
 from tremplin.optimize.report.compare import Bench, Difference, shape_in_words, short_names
-from tremplin.optimize.report.evidence import Calibration, ClassQuality, Confusion, TriedScheme
 from tremplin.optimize.report.findings import is_reference, metric_beside
 from tremplin.optimize.report.numbers import (
     NOT_MEASURED,
-    count,
     duration,
     number,
     rate,
     significant,
     size,
-    with_unit,
 )
 from tremplin.optimize.report.verdict import Outcome, limit_in_words, summary, verdict_of
 from tremplin.optimize.report.wording import read_as, shown_interval, shown_value
 from tremplin.registry.manifest import Manifest
 from tremplin.registry.passport import Speed, Throughput
-
-Tone = Literal["", "good", "bad", "muted"]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell: its text, and a note in small print under it (an interval, a spread)."""
-
-    text: str
-    note: str = ""
-    is_number: bool = False
-    is_code: bool = False
-    tone: Tone = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row; the first cell is its heading. A row of one cell heads a group."""
-
-    cells: tuple[Cell, ...]
-
-    @property
-    def is_group(self) -> bool:
-        """Return whether this row names the rows that follow."""
-        return len(self.cells) == 1
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with its caption; ``head`` has one word per column."""
-
-    caption: str
-    head: tuple[str, ...]
-    rows: tuple[Row, ...]
-
-    @property
-    def aligned(self) -> tuple[bool, ...]:
-        """Whether each column holds numbers, told from its first full row."""
-        first = next((row for row in self.rows if not row.is_group), None)
-        return tuple(cell.is_number for cell in first.cells) if first else (False,) * len(self.head)
-
-
-def words(text: str, note: str = "", tone: Tone = "") -> Cell:
-    """Return a cell of words."""
-    return Cell(text, note, tone=tone)
-
-
-def figure(text: str, note: str = "", tone: Tone = "") -> Cell:
-    """Return a cell of numbers, right-aligned."""
-    return Cell(text, note, is_number=True, tone="muted" if text == NOT_MEASURED else tone)
-
-
-def code(text: str) -> Cell:
-    """Return a cell to copy: a digest, a name."""
-    return Cell(text or "—", is_code=bool(text))
 
 
 def versions_table(
@@ -229,149 +170,6 @@ def trade_off_table(manifests: Sequence[Manifest], bench: Bench, name: str, chos
     return Table("Quality, latency and size", ("Version", read_as(name).label, "p50", "Size"), tuple(rows))
 
 
-def candidates_table(candidates: Sequence[TriedScheme]) -> Table:
-    """Return the schemes the optimiser tried and why they won or lost."""
-    metric_names = list(dict.fromkeys(metric.name for item in candidates for metric in item.metrics))
-    rows = []
-    for item in candidates:
-        measured = {metric.name: metric for metric in item.metrics}
-        cells = (measured.get(name) for name in metric_names)
-        rows.append(
-            Row(
-                (
-                    words(item.scheme),
-                    words("✓ chosen" if item.chosen else "lost", tone="good" if item.chosen else "muted"),
-                    words(item.reason),
-                    figure(size(item.size_bytes)),
-                    figure(rate(item.texts_per_s)),
-                    *(figure(shown_value(metric), shown_interval(metric)) for metric in cells),
-                )
-            )
-        )
-    head = ("Scheme", "Outcome", "Why", "Size", "Throughput", *(read_as(name).label for name in metric_names))
-    return Table("Schemes the optimiser tried", head, tuple(rows))
-
-
-def classes_table(classes: Sequence[ClassQuality]) -> Table:
-    """Return precision, recall and F1 of each label, the weakest first."""
-    order = sorted(classes, key=lambda item: (item.f1, item.label))
-    rows = [
-        Row(
-            (
-                words(item.label),
-                *(figure(with_unit(number(100 * v, 1), "%")) for v in (item.precision, item.recall, item.f1)),
-                figure(number(item.support)),
-            )
-        )
-        for item in order
-    ]
-    return Table(
-        "Quality of each label, the weakest first",
-        ("Label", "Precision", "Recall", "F1", "Texts"),
-        tuple(rows),
-    )
-
-
-def confusions_table(confusion: Confusion, most: int = 10) -> Table:
-    """Return the commonest confusions; the picture holds the whole matrix."""
-    wrong = [
-        (texts, true, predicted)
-        for true, counts in zip(confusion.labels, confusion.matrix, strict=False)
-        for predicted, texts in zip(confusion.labels, counts, strict=False)
-        if predicted != true and texts > 0
-    ]
-    wrong.sort(key=lambda item: (-item[0], item[1], item[2]))
-    rows = [Row((words(true), words(predicted), figure(count(texts)))) for texts, true, predicted in wrong]
-    return Table("The commonest confusions", ("True label", "Read as", "Texts"), tuple(rows[:most]))
-
-
-def calibration_table(calibration: Calibration) -> Table:
-    """Return the data of the calibration picture."""
-    rows = [
-        Row(
-            (
-                figure(with_unit(number(100 * item.confidence, 1), "%")),
-                figure(with_unit(number(100 * item.accuracy, 1), "%")),
-                figure(number(item.count)),
-            )
-        )
-        for item in calibration.bins
-        if item.count
-    ]
-    return Table("Confidence and what came true", ("Mean confidence", "Right", "Texts"), tuple(rows))
-
-
-def benches_table(benches: Sequence[Bench], manifests: Sequence[Manifest]) -> Table:
-    """Return the machines speed was measured on."""
-    names = short_names(manifests)
-    first = [next(iter(bench.speeds.values())) for bench in benches]
-
-    def row(label: str, shown: Callable[[Speed], str]) -> Row:
-        return Row((words(label), *(words(shown(speed)) for speed in first)))
-
-    rows = [
-        row("Processor", lambda s: f"{s.machine.cpu.strip()} ({s.machine.architecture})"),
-        row("Cores usable", lambda s: f"{s.machine.cores}, from the {s.machine.cores_from}"),
-        row("CPU flags", lambda s: ", ".join(s.machine.flags) or "none that matter"),
-        row("Memory", lambda s: size(s.machine.memory_bytes)),
-        row("System", lambda s: s.machine.system),
-        row("Engine", lambda s: s.engine),
-        row("Threads", lambda s: str(s.threads)),
-        row("Rounds", lambda s: f"{s.rounds} per shape, {s.latency_n} single texts for latency"),
-        row("Software", lambda s: software_in_words(s.software)),
-        Row((words("Measured"), *(words(_measured_in_words(bench, names)) for bench in benches))),
-    ]
-    return Table("Machines", ("", *(_bench_name(bench) for bench in benches)), tuple(rows))
-
-
-def quality_sources_table(manifests: Sequence[Manifest]) -> Table:
-    """Return on which texts and against what quality was measured."""
-    names = short_names(manifests)
-
-    def row(label: str, cell: Callable[[Manifest], Cell]) -> Row:
-        return Row((words(label), *(cell(manifest) for manifest in manifests)))
-
-    rows = [
-        row("Compared with", lambda m: words(m.quality.reference)),
-        row("Data", lambda m: words(m.quality.data)),
-        row("SHA-256 of the data", lambda m: code(m.quality.data_sha256)),
-        row("Seed", lambda m: words(str(m.quality.seed))),
-        row("Software", lambda m: words(software_in_words(m.quality.software))),
-    ]
-    return Table("How quality was measured", ("", *(names[m.ref] for m in manifests)), tuple(rows))
-
-
-def lineage_table(manifests: Sequence[Manifest]) -> Table:
-    """Return where each version comes from."""
-    names = short_names(manifests)
-
-    def row(label: str, cell: Callable[[Manifest], Cell]) -> Row:
-        return Row((words(label), *(cell(manifest) for manifest in manifests)))
-
-    rows = [
-        row("Made from", lambda m: words(m.origin.source)),
-        row("Revision", lambda m: code(m.origin.revision)),
-        row("Architecture", lambda m: words(m.origin.architecture)),
-        row("Recipe", lambda m: words(" → ".join(m.origin.recipe) or "imported as it is")),
-        row("Precision", lambda m: words(m.precision)),
-        row("Notes", lambda m: words("; ".join(m.origin.notes) or "—")),
-        row("SHA-256 of the weights", lambda m: code(m.origin.weights_sha256)),
-        row("Created", lambda m: words(m.created_at)),
-    ]
-    return Table("Lineage", ("", *(names[m.ref] for m in manifests)), tuple(rows))
-
-
-def artefacts_table(manifests: Sequence[Manifest]) -> Table:
-    """Return the files of each version."""
-    names = short_names(manifests)
-    rows = [
-        Row((words(names[m.ref]), words(item.name), figure(size(item.size_bytes)), code(item.sha256)))
-        for m in manifests
-        for item in m.artefacts
-    ]
-    return Table("Artefacts", ("Version", "File", "Size", "SHA-256"), tuple(rows))
-
-
 def bounds_table(manifest: Manifest) -> Table:
     """Return every bound of one version with its evidence."""
     rows = []
@@ -389,23 +187,6 @@ def bounds_table(manifest: Manifest) -> Table:
             )
         )
     return Table("Bounds", ("Metric", "Bound", "Measured", "Verdict"), tuple(rows))
-
-
-def outcome_cell(outcome: Outcome) -> Cell:
-    """Return a verdict as a word with a mark, so that colour is never alone."""
-    marks: dict[Outcome, tuple[str, Tone]] = {
-        Outcome.HOLDS: ("✓", "good"),
-        Outcome.NOT_PROVEN: ("?", "bad"),
-        Outcome.MISSED: ("✗", "bad"),
-        Outcome.NOT_MEASURED: ("?", "bad"),
-    }
-    mark, tone = marks[outcome]
-    return words(f"{mark} {outcome}", tone=tone)
-
-
-def software_in_words(software: dict[str, str]) -> str:
-    """Return library versions on one line, sorted."""
-    return ", ".join(f"{name} {version}" for name, version in sorted(software.items())) or "not recorded"
 
 
 def _summary_cell(manifest: Manifest) -> Cell:
@@ -440,14 +221,6 @@ def _throughput(speed: Speed | None, rows: int, tokens: int) -> Throughput | Non
 def _shapes(speed: Speed) -> set[tuple[int, int]]:
     """Shapes as (tokens, rows), the order they are listed in."""
     return {(item.tokens, item.rows) for item in speed.throughput}
-
-
-def _bench_name(bench: Bench) -> str:
-    return f"{bench.machine_id}, {bench.threads} {'thread' if bench.threads == 1 else 'threads'}"
-
-
-def _measured_in_words(bench: Bench, names: dict[str, str]) -> str:
-    return ", ".join(f"{names.get(ref, ref)} at {speed.measured_at}" for ref, speed in bench.speeds.items())
 
 
 def _capital(text: str) -> str:

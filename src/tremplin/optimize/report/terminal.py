@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from tremplin.optimize.report.cells import Cell, Row, Table, Tone
 from tremplin.optimize.report.compare import (
     Speeds,
     baseline_of,
@@ -18,7 +19,7 @@ from tremplin.optimize.report.compare import (
     short_names,
 )
 from tremplin.optimize.report.findings import bounds_in_words, headline, remarks
-from tremplin.optimize.report.tables import Cell, Row, Table, Tone, differences_table, versions_table
+from tremplin.optimize.report.tables import differences_table, versions_table
 from tremplin.registry.manifest import Manifest
 
 STYLES: dict[Tone, str] = {"": "", "good": "green", "bad": "red", "muted": "dim"}
@@ -44,9 +45,7 @@ def print_report(console: Console, manifests: Sequence[Manifest], speeds: Speeds
     console.print()
     for manifest in manifests:
         if manifest.quality.broken_bounds():
-            console.print(
-                Text.assemble((names[manifest.ref], "bold"), "  ", bounds_in_words(manifest.quality))
-            )
+            console.print(Text.assemble((names[manifest.ref], "bold"), "  ", bounds_in_words(manifest.quality)))
     baseline, chosen = baseline_of(manifests), chosen_of(manifests, bench)
     if chosen is not baseline:
         # The table above holds every rate; here the noise question is asked of quality and cost.

@@ -97,8 +97,8 @@ def shown_limit(name: str, limit: float) -> str:
 
 
 def _decimals(metric: Metric) -> int:
-    factor = read_as(metric.name).factor
-    return decimals_for(metric.low * factor, metric.high * factor)
+    words = read_as(metric.name)
+    return decimals_for(metric.low * words.factor, metric.high * words.factor, unit=words.unit)
 
 
 def _label(name: str) -> str:

@@ -29,9 +29,7 @@ MACHINE = Machine(
 LABELS = ("password_reset", "account_locked", "billing_question", "refund", "cancellation", "delivery")
 
 
-def speed(
-    factor: float = 1.0, *, memory_mb: float = 300, threads: int = 2, machine: Machine = MACHINE
-) -> Speed:
+def speed(factor: float = 1.0, *, memory_mb: float = 300, threads: int = 2, machine: Machine = MACHINE) -> Speed:
     """A speed whose rates are ``factor`` times those of a six-layer encoder in fp32."""
     rates = {
         (1, 16): 109.0, (4, 16): 151.0, (16, 16): 186.0, (32, 16): 192.0,

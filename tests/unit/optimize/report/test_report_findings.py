@@ -41,8 +41,7 @@ def test_headline_of_a_classifier() -> None:
 def test_headline_of_one_version() -> None:
     manifests, speeds = classifier_versions()
     assert headline(manifests[:1], speeds).replace("\u00a0", " ") == (
-        "1-fp32 takes 91.0 MB and answers one text of 16 tokens in 9.17 ms (p50); "
-        "accuracy 96.3 % [95.2, 97.2]."
+        "1-fp32 takes 91.0 MB and answers one text of 16 tokens in 9.17 ms (p50); accuracy 96.3 % [95.2, 97.2]."
     )
 
 

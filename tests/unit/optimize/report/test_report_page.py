@@ -55,9 +55,7 @@ def sample(request: pytest.FixtureRequest) -> Sample:
 def test_the_page_needs_nothing_but_itself(sample: Sample) -> None:
     html = report_page(*sample, command=COMMAND)
     page = Page(html)
-    assert {tag for tag, _ in page.seen}.isdisjoint(
-        {"script", "link", "img", "iframe", "object", "image", "use"}
-    )
+    assert {tag for tag, _ in page.seen}.isdisjoint({"script", "link", "img", "iframe", "object", "image", "use"})
     for tag, attributes in page.seen:
         assert set(attributes).isdisjoint({"style", "src", "href", "xlink:href", "action"}), tag
         assert not [name for name in attributes if name.startswith("on")]
@@ -69,9 +67,7 @@ def test_the_page_needs_nothing_but_itself(sample: Sample) -> None:
 
 def test_the_policy_allows_the_page_its_own_style_only(sample: Sample) -> None:
     html = report_page(*sample, command=COMMAND)
-    policies = [
-        a["content"] for tag, a in Page(html).seen if a.get("http-equiv") == "Content-Security-Policy"
-    ]
+    policies = [a["content"] for tag, a in Page(html).seen if a.get("http-equiv") == "Content-Security-Policy"]
     assert policies == [f"default-src 'none'; style-src {style_source()}"]
     assert html.count("<style>") == 1
 

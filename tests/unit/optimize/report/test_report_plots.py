@@ -158,18 +158,14 @@ def test_a_share_axis_does_not_pass_100_per_cent() -> None:
 
 
 def test_throughput_chart_draws_five_series_and_counts_the_others() -> None:
-    svg = throughput_chart(
-        "t", [Series(f"s{i}", [(1, i), (2, i)]) for i in range(7)], x_label="x", y_label="y"
-    )
+    svg = throughput_chart("t", [Series(f"s{i}", [(1, i), (2, i)]) for i in range(7)], x_label="x", y_label="y")
     root = check(svg)
     assert len(list(root.iter(f"{SVG}polyline"))) == 5
     assert "2 more in the table" in texts(root)
 
 
 def test_throughput_axis_starts_at_zero_and_doubles() -> None:
-    root = check(
-        throughput_chart("t", [Series("a", [(1, 100), (4, 110), (32, 120)])], x_label="x", y_label="y")
-    )
+    root = check(throughput_chart("t", [Series("a", [(1, 100), (4, 110), (32, 120)])], x_label="x", y_label="y"))
     assert {"0", "1", "4", "32"} <= set(texts(root))
     xs = [float(c.get("cx", "")) for c in root.iter(f"{SVG}circle")]
     assert (xs[1] - xs[0]) / (xs[2] - xs[0]) == pytest.approx(2 / 5, abs=1e-3)

@@ -58,9 +58,7 @@ def interval_chart(title: str, rows: Sequence[IntervalRow], *, unit: str = "") -
 
 
 def _scale(rows: Sequence[IntervalRow], unit: str) -> Scale:
-    values = [
-        value for row in rows for value in (row.value, row.low, row.high, row.bound) if value is not None
-    ]
+    values = [value for row in rows for value in (row.value, row.low, row.high, row.bound) if value is not None]
     whole = 100.0 if unit.startswith("%") else 1.0
     known = finite(values)
     is_share = all(0 <= value <= whole for value in known)

@@ -69,9 +69,8 @@ def confusion_chart(title: str, labels: Sequence[str], matrix: Sequence[Sequence
         drawn.append(text(0, y + height / 2 + size * 0.36, fit(label, left - 8, size), font_size=size))
         drawn.append(_cells(labels, counts[row], row, left=left, top=y, side=side, height=height))
     right = sum(counts[index][index] for index in range(len(labels)))
-    description = (
-        f"{shown_count(right)} of {shown_count(sum(map(sum, counts)))} on the diagonal. "
-        + "; ".join(_worst(labels, counts))
+    description = f"{shown_count(right)} of {shown_count(sum(map(sum, counts)))} on the diagonal. " + "; ".join(
+        _worst(labels, counts)
     )
     return document(title, description, drawn, height=top + height * len(labels) + 4, width=width)
 
@@ -135,6 +134,5 @@ def _worst(labels: Sequence[str], counts: Sequence[Sequence[float]]) -> list[str
     ]
     wrong.sort(key=lambda item: (-item[0], item[1], item[2]))
     return [
-        f"{labels[row]} read as {labels[column]} {shown_count(count)} times"
-        for count, row, column in wrong[:3]
+        f"{labels[row]} read as {labels[column]} {shown_count(count)} times" for count, row, column in wrong[:3]
     ]

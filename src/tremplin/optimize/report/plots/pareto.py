@@ -94,9 +94,7 @@ def pareto_chart(title: str, points: Sequence[ParetoPoint], *, x_label: str, y_l
     drawn = [head, y_axis(y_scale, area, y_label), x_axis(x_scale, area, x_label), _front(places)]
     drawn += [_circle(place, y_scale) for place in places]
     drawn.append(_labels(places, area))
-    drawn.append(
-        small(0, area.bottom + 50, "area: size · ring: chosen · faint: dominated · bar: 95 % interval")
-    )
+    drawn.append(small(0, area.bottom + 50, "area: size · ring: chosen · faint: dominated · bar: 95 % interval"))
     return document(title, description, drawn, height=area.bottom + 56)
 
 

@@ -32,18 +32,14 @@ def reliability_chart(title: str, bins: Sequence[ReliabilityBin]) -> str:
     A bar from each dot to the diagonal shows by how much the confidence is off. Empty bins are left out.
     """
     head, top = heading(title)
-    usable = [
-        item for item in bins if item.count > 0 and isfinite(item.confidence) and isfinite(item.accuracy)
-    ]
+    usable = [item for item in bins if item.count > 0 and isfinite(item.confidence) and isfinite(item.accuracy)]
     description = "; ".join(_in_words(item) for item in usable)
     if not usable:
         return empty_chart(title)
     scale = linear_scale([0.0, 1.0], at_most=1.0, steps=5)
     area = Box(y_axis_width(scale), top + 28, WIDTH - 12, top + 28 + PLOT_HEIGHT)
     x_scale, y_scale = scale.between(area.left, area.right), scale.between(area.bottom, area.top)
-    diagonal = line(
-        x_scale(0), y_scale(0), x_scale(1), y_scale(1), class_="plot-muted", stroke_dasharray="4 3"
-    )
+    diagonal = line(x_scale(0), y_scale(0), x_scale(1), y_scale(1), class_="plot-muted", stroke_dasharray="4 3")
     drawn = [
         head,
         y_axis(y_scale, area, "share that was right"),
@@ -55,9 +51,7 @@ def reliability_chart(title: str, bins: Sequence[ReliabilityBin]) -> str:
     for item in usable:
         x, y, on_line = x_scale(item.confidence), y_scale(item.accuracy), y_scale(item.confidence)
         radius = max(2.5, LARGEST_RADIUS * sqrt(item.count / largest))
-        dot = tag(
-            "circle", cx=x, cy=y, r=radius, fill="currentColor", fill_opacity=0.5, stroke="currentColor"
-        )
+        dot = tag("circle", cx=x, cy=y, r=radius, fill="currentColor", fill_opacity=0.5, stroke="currentColor")
         gap = line(x, y, x, on_line, stroke_width=2)
         drawn.append(tag("g", described(_in_words(item)) + gap + dot, class_="plot-accent"))
     return document(title, description, drawn, height=area.bottom + 38)

@@ -83,9 +83,7 @@ def described(words: str) -> str:
     return tag("title", escape(clean(words)))
 
 
-def document(
-    title: str, description: str, body: Iterable[str], *, height: float, width: float = WIDTH
-) -> str:
+def document(title: str, description: str, body: Iterable[str], *, height: float, width: float = WIDTH) -> str:
     """Return a whole picture; the page's style sheet decides how wide ``.plot`` gets."""
     return tag(
         "svg",

@@ -1,0 +1,1 @@
+"""Measurements behind every claim of speed, re-created by ``make bench``."""
