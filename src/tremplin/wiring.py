@@ -20,6 +20,7 @@ from tremplin.gateway.app import build_app
 from tremplin.gateway.routes import native, openai, operations, tei, v2
 from tremplin.gateway.state import ServerState
 from tremplin.machine import Machine, read_machine
+from tremplin.monitor.logs import NO_ACCESS_LOG, AccessLog
 from tremplin.monitor.metrics import Metrics
 from tremplin.registry.files import write_atomically
 from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
@@ -97,7 +98,11 @@ def open_registry(settings: Settings) -> Registry:
 
 
 def build_server(
-    settings: Settings, registry: Registry, declared: Sequence[Service], forced: frozenset[str] = frozenset()
+    settings: Settings,
+    registry: Registry,
+    declared: Sequence[Service],
+    forced: frozenset[str] = frozenset(),
+    access_log: AccessLog = NO_ACCESS_LOG,
 ) -> Server:
     """Return the server for the declared services; raises NotServable for a version without evidence."""
     places = Places(settings.data)
@@ -143,6 +148,7 @@ def build_server(
         console_routes(view),
         state=state,
         metrics=metrics,
+        access_log=access_log,
         check_key=check_key if settings.auth else None,
         max_body_bytes=settings.max_body_bytes,
     )

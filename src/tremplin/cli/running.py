@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import webbrowser
@@ -32,7 +33,7 @@ def run_server(
     open_browser: bool = False,
 ) -> None:
     """Serve until told to stop. Raises the errors that keep a server from starting."""
-    configure_logs(settings.log_level)
+    access_log = configure_logs(settings.log_level)
     listener = open_socket(settings.host, settings.port)
     registry = open_registry(settings)
     machine = read_machine()
@@ -45,13 +46,16 @@ def run_server(
     services = _services(settings, registry, machine, threads, versions, bootstrap)
     if save:
         write_services(Places(settings.data).services, services)
-    server = build_server(settings, registry, services, forced)
+    server = build_server(settings, registry, services, forced, access_log)
     address = f"http://{_shown_host(settings.host)}:{listener.getsockname()[1]}"
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     server.services.fleet.start()
 
     async def on_started() -> None:
         await server.services.index_documents()
+        # What start-up made lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
         server.state.is_started = True
         _announce(server, settings, address, open_browser)
 

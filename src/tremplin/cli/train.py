@@ -31,6 +31,8 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a classifier on labelled text and publish encoder and head as one graph."""
+    from functools import partial
+
     from tremplin.cli.show import out, print_json, progress_bar
     from tremplin.config import read_settings
     from tremplin.errors import BadInput
@@ -45,11 +47,11 @@ def train(
     registry = open_registry(settings)
     machine = read_machine()
     source = registry.resolve(encoder)
-    columns = {"text_column": text_column, "label_column": label_column}
+    read = partial(read_labelled, text_column=text_column, label_column=label_column)
     with progress_bar("Train", quiet=json) as progress:
         manifest = train_and_publish(
-            registry, source, read_labelled(labelled, **columns), labelled.name, name, machine,
-            test=read_labelled(test, **columns) if test else None,
+            registry, source, read(labelled), labelled.name, name, machine,
+            test=read(test) if test else None,
             seed=seed, threads=threads_of(settings, machine), target_accuracy=target_accuracy, progress=progress,
         )  # fmt: skip
     if json:

@@ -52,8 +52,6 @@ class Frame:
     next_theme: Theme
     base: str
     """Path the console is mounted at, without a slash at its end."""
-    path: str
-    """Of this page, for the links that change language or theme."""
     nav: tuple[NavItem, ...]
     """Empty before signing in."""
     serving: Serving
@@ -477,16 +475,7 @@ class VersionPage:
     plots: tuple[Plot, ...]
 
 
-Page = (
-    PlaygroundPage
-    | AnswerPanel
-    | ModelsPage
-    | ModelPage
-    | VersionPage
-    | SignInPage
-    | EnteredPage
-    | ProblemPage
-)
+Page = PlaygroundPage | AnswerPanel | ModelsPage | ModelPage | VersionPage | SignInPage | EnteredPage | ProblemPage
 
 
 def as_json(value: object) -> object:
@@ -499,5 +488,3 @@ def as_json(value: object) -> object:
     if isinstance(value, tuple | list):
         return [as_json(item) for item in value]
     return value
-
-

@@ -17,9 +17,7 @@ async def read_form(request: Request) -> dict[str, str]:
     """Return the fields of a form; of a field sent twice, the last counts."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
-        raise MalformedBody(
-            f"The form came as {kind[:60] or 'nothing'}; send application/x-www-form-urlencoded."
-        )
+        raise MalformedBody(f"The form came as {kind[:60] or 'nothing'}; send application/x-www-form-urlencoded.")
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

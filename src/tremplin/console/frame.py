@@ -43,11 +43,8 @@ class Framer:
             theme=theme,
             next_theme=NEXT_THEME[theme],
             base=base,
-            path=path,
             nav=_nav(base, path) if self.sessions.is_signed_in(request) else (),
-            serving=Serving(
-                self.view.state(), tuple(dict.fromkeys(version.ref for version in live)), len(live)
-            ),
+            serving=Serving(self.view.state(), tuple(dict.fromkeys(version.ref for version in live)), len(live)),
             version=self.view.version,
             docs_url=self.view.docs_url,
             assets={name: f"{base}/static/{built}" for name, built in self.assets.items()},
@@ -90,6 +87,4 @@ def remember_choices(response: Response, request: Request) -> None:
 
 
 def _nav(base: str, path: str) -> tuple[NavItem, ...]:
-    return tuple(
-        NavItem(name, f"{base}/{name}", path.startswith(f"{base}/{name}")) for name in PAGES
-    )
+    return tuple(NavItem(name, f"{base}/{name}", path.startswith(f"{base}/{name}")) for name in PAGES)

@@ -32,6 +32,7 @@ class Gate:
     check_key: Callable[[str], bool]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a stranger here; hand anybody else on."""
         if scope["type"] == "http":
             request = Request(scope, receive)
             if request.method not in SAFE_METHODS and not is_same_origin(request):
@@ -77,6 +78,7 @@ class ErrorPages:
     show: Callable[[Request, Exception], Response]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request on and show what it raises."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -103,5 +105,6 @@ def log_unexpected(error: Exception, request_id: str) -> None:
     """Write where an unplanned error came from. Its message may hold a user's text, so it is left out."""
     if isinstance(error, TremplinError | HTTPException):
         return
-    places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-6:]]
-    log.error("console error %s, request %s, at %s", type(error).__name__, request_id, " < ".join(places[::-1]))
+    frames = traceback.extract_tb(error.__traceback__)[-6:]
+    places = " < ".join(f"{frame.filename}:{frame.lineno}" for frame in reversed(frames))
+    log.error("console error %s, request %s, at %s", type(error).__name__, request_id, places)

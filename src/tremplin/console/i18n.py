@@ -85,7 +85,9 @@ class Language:
 
     def ms(self, value: float) -> str:
         """Return a duration given in milliseconds, in ms or, from one second on, in s."""
-        return self.unit(value / 1000, "s") if value >= 1000 else self.unit(value, "ms", 2 if value < 1 else 3)
+        if value >= 1000:
+            return self.unit(value / 1000, "s")
+        return self.unit(value, "ms", 2 if value < 1 else 3)
 
     def size(self, size_bytes: float) -> str:
         """Return a number of bytes in decimal units (1 MB is 10^6 bytes)."""

@@ -71,9 +71,7 @@ def model_page(registry: Registry, live: Live, model: str, base: str, language: 
     )
 
 
-def version_page(
-    registry: Registry, live: Live, manifest: Manifest, base: str, language: Language
-) -> VersionPage:
+def version_page(registry: Registry, live: Live, manifest: Manifest, base: str, language: Language) -> VersionPage:
     """Return the passport of one version."""
     quality, interface = manifest.quality, manifest.interface
     metrics = metric_rows([quality])
@@ -145,8 +143,7 @@ def metric_rows(qualities: Sequence[Quality]) -> tuple[MetricRow, ...]:
     known = set(measured)
     names = [name for name in dict.fromkeys([*bounded, *measured]) if name in known]
     return tuple(
-        MetricRow(name, name in SHARES, tuple(_cell(quality, name) for quality in qualities))
-        for name in names
+        MetricRow(name, name in SHARES, tuple(_cell(quality, name) for quality in qualities)) for name in names
     )
 
 

@@ -41,9 +41,7 @@ def model_plots(
     return tuple(plot for plot in compared if plot is not None)
 
 
-def version_plots(
-    metrics: Sequence[MetricRow], speeds: Sequence[Speed], language: Language
-) -> tuple[Plot, ...]:
+def version_plots(metrics: Sequence[MetricRow], speeds: Sequence[Speed], language: Language) -> tuple[Plot, ...]:
     """Return the pictures of one version: its proofs, and its throughput by batch and length."""
     plots = [_proofs(metrics, language), _throughput_by_length(speeds[0], language) if speeds else None]
     return tuple(plot for plot in plots if plot is not None)
@@ -52,9 +50,7 @@ def version_plots(
 # -- quality against latency ---------------------------------------------------------------------------
 
 
-def pareto_plot(
-    columns: Sequence[VersionColumn], metrics: Sequence[MetricRow], language: Language
-) -> Plot | None:
+def pareto_plot(columns: Sequence[VersionColumn], metrics: Sequence[MetricRow], language: Language) -> Plot | None:
     """Return quality against latency; None when fewer than two versions have both."""
     row = next((row for name in QUALITY_METRICS for row in metrics if row.name == name), None)
     if row is None:
@@ -84,13 +80,18 @@ def pareto_plot(
     table = PlotTable(
         (language("models.version"), language("models.p50"), quality, language("models.size")),
         tuple(
-            (column.version, language.ms(speed.p50_ms), _shown(row, cell, language), language.size(column.size_bytes))
+            (
+                column.version,
+                language.ms(speed.p50_ms),
+                _shown(row, cell, language),
+                language.size(column.size_bytes),
+            )
             for column, cell, speed in measured
         ),
     )
     unit = f"{quality}, %" if row.is_share else quality
     picture = pareto_chart(title, points, x_label=latency, y_label=unit)
-    return Plot(title, in_language(picture, language), table)
+    return Plot(title, in_language(picture, language, [point.label for point in points]), table)
 
 
 def _pareto_finding(latencies: Sequence[tuple[VersionColumn, float]], language: Language) -> str:
@@ -111,9 +112,7 @@ def _bounded(metrics: Sequence[MetricRow]) -> list[MetricRow]:
     return [row for row in metrics if any(cell is not None and cell.state != "none" for cell in row.cells)]
 
 
-def _metric_by_version(
-    columns: Sequence[VersionColumn], row: MetricRow, language: Language
-) -> Plot | None:
+def _metric_by_version(columns: Sequence[VersionColumn], row: MetricRow, language: Language) -> Plot | None:
     measured = [
         (column.version, cell) for column, cell in zip(columns, row.cells, strict=True) if cell is not None
     ]
@@ -143,9 +142,7 @@ def _proofs(metrics: Sequence[MetricRow], language: Language) -> Plot | None:
     return _intervals(title, rows, language)
 
 
-def _intervals(
-    title: str, rows: Sequence[tuple[str, MetricRow, MetricCell]], language: Language
-) -> Plot:
+def _intervals(title: str, rows: Sequence[tuple[str, MetricRow, MetricCell]], language: Language) -> Plot:
     in_percent = all(row.is_share for _, row, _ in rows)
     factor = 100 if in_percent else 1
     drawn = [
@@ -162,13 +159,18 @@ def _intervals(
     table = PlotTable(
         ("", language("models.measured"), language("models.bound"), language("models.verdict"), "n"),
         tuple(
-            (label, _shown(row, cell, language), bound_text(cell, row, language), language(f"bound.{cell.state}"),
-             language.number(cell.n))
+            (
+                label,
+                _shown(row, cell, language),
+                bound_text(cell, row, language),
+                language(f"bound.{cell.state}"),
+                language.number(cell.n),
+            )
             for label, row, cell in rows
         ),
-    )  # fmt: skip
+    )
     picture = interval_chart(title, drawn, unit="%" if in_percent else "")
-    return Plot(title, in_language(picture, language), table)
+    return Plot(title, in_language(picture, language, [label for label, _, _ in rows]), table)
 
 
 def _bound(cell: MetricCell) -> float | None:
@@ -237,7 +239,7 @@ def _throughput(
             for label, points in series
         ),
     )
-    return Plot(title, in_language(picture, language), table)
+    return Plot(title, in_language(picture, language, [label for label, _ in series]), table)
 
 
 def _points(speed: Speed, length: int) -> list[tuple[float, float]]:
@@ -254,33 +256,37 @@ CHART_PHRASES = (
     "nothing was measured",
     "not measured",
     "more in the table",
-    ", not proven",
+    "not proven",
     "dominated",
     "chosen",
     "bound",
 )
 _TEXT_NODE = re.compile(r">([^<]+)<")
-_DECIMAL_POINT = re.compile(r"(?<=\d)\.(?=\d)")
-# What may stand around the numbers of a chart; a version's name such as "1.2-int8" must stay as it is.
-_ONLY_NUMBERS = re.compile(r"[\d\s.,%\[\]()+\u2212-]+")
+_AT = re.compile(r"(?<=\d) at (?=\d)")
+# A number by itself: "0.995", not the beginning of "1.2-int8".
+_DECIMAL_POINT = re.compile(r"(?<![\w.-])(\d[\d\u202f]*)\.(\d+)(?![\w.-])")
 
 
-def in_language(svg: str, language: Language) -> str:
-    """Return a chart with its own few words, and its numbers, as the reader's language writes them."""
+def in_language(svg: str, language: Language, labels: Sequence[str] = ()) -> str:
+    """Return a chart with its own few words, and its numbers, as the reader's language writes them.
+
+    Texts that are one of ``labels`` stay as they are: a version may be called 1.2.
+    """
     if language.code == "en":
         return svg
-    return _TEXT_NODE.sub(lambda match: f">{_translated(match[1], language)}<", svg)
+
+    def translated(match: re.Match[str]) -> str:
+        text = match[1]
+        return match[0] if text in labels else f">{_translated(text, language)}<"
+
+    return _TEXT_NODE.sub(translated, svg)
 
 
 def _translated(text: str, language: Language) -> str:
-    rest = text
     for phrase in CHART_PHRASES:
-        rest = re.sub(rf"(?<!\w){re.escape(phrase)}(?!\w)", "", rest)
         text = re.sub(rf"(?<!\w){re.escape(phrase)}(?!\w)", language(f"chart.{phrase}"), text)
-    if _ONLY_NUMBERS.fullmatch(rest):
-        text = _DECIMAL_POINT.sub(",", text)
-    return text
-
+    text = _AT.sub(f" {language('chart.at')} ", text)
+    return _DECIMAL_POINT.sub(r"\1,\2", text)
 
 
 def metric_label(row: MetricRow, language: Language) -> str:

@@ -66,8 +66,11 @@ class Renderer:
 
     def text(self, page: Page, frame: Frame, t: Language) -> str:
         """Return the HTML of a page or fragment."""
-        template = self._environment.get_template(TEMPLATES[type(page)])
-        return template.render(page=page, frame=frame, t=t)
+        return self.template(type(page)).render(page=page, frame=frame, t=t)
+
+    def template(self, context: type) -> jinja2.Template:
+        """Return the template that draws a kind of context."""
+        return self._environment.get_template(TEMPLATES[context])
 
     def html(self, page: Page, frame: Frame, t: Language, *, status: int = 200) -> Response:
         """Return a page or fragment as a response."""

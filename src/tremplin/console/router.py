@@ -169,9 +169,7 @@ class Console:
         except Exception as error:
             return self._problem(error, request)
 
-    async def _unasked(
-        self, request: Request, service: ServiceName, form: Form
-    ) -> Answer | Problem | None:
+    async def _unasked(self, request: Request, service: ServiceName, form: Form) -> Answer | Problem | None:
         try:
             return await self.playground.ask_unasked(service, form, language_of(request).code)
         except Exception as error:
@@ -200,9 +198,7 @@ class Console:
     async def model(self, request: Request) -> Response:
         """Show a model's versions side by side."""
         name, base, language = request.path_params["model"], base_of(request), language_of(request)
-        page = await self._read(
-            lambda registry, live: models.model_page(registry, live, name, base, language)
-        )
+        page = await self._read(lambda registry, live: models.model_page(registry, live, name, base, language))
         return self._show(request, page, command=f"tremplin report {name}", has_json=True)
 
     async def version(self, request: Request) -> Response:
@@ -210,9 +206,7 @@ class Console:
         name, version = request.path_params["model"], request.path_params["version"]
         base, language = base_of(request), language_of(request)
         page = await self._read(
-            lambda registry, live: models.version_page(
-                registry, live, registry.get(name, version), base, language
-            )
+            lambda registry, live: models.version_page(registry, live, registry.get(name, version), base, language)
         )
         return self._show(request, page, command=f"tremplin report {name}@{version}", has_json=True)
 
@@ -250,9 +244,7 @@ class Console:
 class Assets(StaticFiles):
     """Built files; their names hold the hash of their content, so browsers may keep them for good."""
 
-    def file_response(
-        self, full_path: str | os.PathLike[str], *args: object, **kwargs: object
-    ) -> Response:
+    def file_response(self, full_path: str | os.PathLike[str], *args: object, **kwargs: object) -> Response:
         """Return the file, to be kept."""
         response = super().file_response(full_path, *args, **kwargs)  # type: ignore[arg-type]
         response.headers["Cache-Control"] = "public, max-age=31536000, immutable"

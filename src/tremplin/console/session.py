@@ -60,9 +60,7 @@ class Sessions:
 
     def close_on(self, response: Response, request: Request) -> None:
         """Remove the cookie."""
-        response.delete_cookie(
-            self.cookie_name, path=cookie_path(request), httponly=True, samesite="strict"
-        )
+        response.delete_cookie(self.cookie_name, path=cookie_path(request), httponly=True, samesite="strict")
 
     def _sign(self, payload: str) -> str:
         digest = hmac.new(self._secret, payload.encode(errors="replace"), "sha256").digest()

@@ -14,9 +14,7 @@ KEY = "tk_..."
 Body = dict[str, object]
 
 
-def request_of(
-    service: ServiceName, form: Mapping[str, str], labels: list[CandidateLabel]
-) -> tuple[str, Body]:
+def request_of(service: ServiceName, form: Mapping[str, str], labels: list[CandidateLabel]) -> tuple[str, Body]:
     """Return the route and the JSON body that ask what a form asks; embeddings speak OpenAI's dialect."""
     text = form.get("text", "")
     model: Body = {"model": form["version"]} if form.get("version") else {}

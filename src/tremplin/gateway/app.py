@@ -13,11 +13,12 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from tremplin import __version__
-from tremplin.errors import MalformedBody, TremplinError, UnknownName
+from tremplin.errors import BadInput, TremplinError, UnknownName
 from tremplin.gateway.edge import Edge, dialect_of
 from tremplin.gateway.endpoint import Endpoint
-from tremplin.gateway.problems import problem_response
+from tremplin.gateway.problems import METHOD_NOT_ANSWERED, Kind, problem_response
 from tremplin.gateway.state import ServerState
+from tremplin.monitor.logs import AccessLog
 from tremplin.monitor.metrics import Metrics
 
 
@@ -27,6 +28,7 @@ def build_app(
     *,
     state: ServerState,
     metrics: Metrics,
+    access_log: AccessLog,
     check_key: Callable[[str], bool] | None,
     max_body_bytes: int,
 ) -> ASGIApp:
@@ -41,46 +43,35 @@ def build_app(
         )
     app.router.routes.extend(console)
     app.add_exception_handler(HTTPException, _http_problem)
+    app.add_exception_handler(TremplinError, _problem)
+    app.add_exception_handler(Exception, _problem)  # the framework raises it again, for the edge to log
     app.openapi = lambda: _document(app, endpoints)  # type: ignore[method-assign]
     return Edge(
-        _Problems(app),
+        app,
         endpoints,
         state=state,
         metrics=metrics,
+        access_log=access_log,
         check_key=check_key,
         max_body_bytes=max_body_bytes,
     )
 
 
-class _Problems:
-    """Lets our errors pass through the framework to the edge, which alone answers them."""
-
-    def __init__(self, app: FastAPI) -> None:
-        app.add_exception_handler(TremplinError, _problem)
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self._app(scope, receive, send)
-
-
-async def _problem(request: Request, error: Exception) -> Response:
-    return problem_response(
-        error, dialect=dialect_of(request.url.path), request_id=request.scope["tremplin.request_id"]
-    )
+async def _problem(request: Request, error: Exception, kind: Kind | None = None) -> Response:
+    dialect, request_id = dialect_of(request.url.path), request.scope["tremplin.request_id"]
+    return problem_response(error, dialect=dialect, request_id=request_id, kind=kind)
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:
     """The framework's own refusals (no such path, wrong method), in our form."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
     path = request.url.path[:200]
-    ours: TremplinError
-    if status == 405:
-        ours = MalformedBody(f"{request.method} is not answered at {path}; see /openapi.json for what is.")
-    else:
-        ours = UnknownName(f"There is nothing at {path}; see /openapi.json for what there is.")
-    response = await _problem(request, ours)
-    response.status_code = status
-    return response
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        wrong = BadInput(f"{request.method} is not answered at {path}; see /openapi.json for what is.")
+        response = await _problem(request, wrong, METHOD_NOT_ANSWERED)
+        response.headers.update(error.headers or {})  # Allow
+        return response
+    nothing = UnknownName(f"There is nothing at {path}; see /openapi.json for what there is.")
+    return await _problem(request, nothing)
 
 
 def _document(app: FastAPI, endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:

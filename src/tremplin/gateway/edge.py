@@ -7,6 +7,7 @@ the same at 15 us each; the budget around the engine is about 120 us.
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 import time
@@ -14,15 +15,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tremplin.errors import BodyTooLarge, InvalidKey, MissingKey, NotReady, TremplinError
 from tremplin.gateway.endpoint import Endpoint
 from tremplin.gateway.problems import Dialect, problem_response
 from tremplin.gateway.state import ServerState
+from tremplin.monitor.logs import AccessLog
 from tremplin.monitor.metrics import Metrics
 
+# An id is the process's random half and a number: unique as a random one, without a system call each.
+PROCESS_ID = secrets.token_hex(4)
+REQUEST_NUMBERS = itertools.count()
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 # Reached without a key: whether the server lives, what it counts, its API document, and the console, which has
@@ -56,6 +61,7 @@ class Edge:
         *,
         state: ServerState,
         metrics: Metrics,
+        access_log: AccessLog,
         check_key: Callable[[str], bool] | None,
         max_body_bytes: int,
     ) -> None:
@@ -63,9 +69,9 @@ class Edge:
         self._hot: Mapping[tuple[str, str], Endpoint] = {
             (endpoint.method, endpoint.path): endpoint for endpoint in endpoints if endpoint.hot
         }
-        self._paths = {endpoint.handler: endpoint.path for endpoint in endpoints}
         self._state = state
         self._metrics = metrics
+        self._access_log = access_log
         self._check_key = check_key
         self._max_body_bytes = max_body_bytes
 
@@ -83,7 +89,7 @@ class Edge:
         send = self._answering(exchange, send)
         self._state.in_flight += 1
         try:
-            self._check(path, headers)
+            self._check(scope["method"], path, headers)
             receive = _bounded(receive, self._max_body_bytes)
             if endpoint is not None:
                 if not self._state.is_started:
@@ -92,6 +98,8 @@ class Edge:
                 await response(scope, receive, send)
             else:
                 await self._app(scope, receive, send)
+        except ClientDisconnect:  # gone while sending: there is nobody to answer
+            exchange.status = 499
         except Exception as error:  # every failure becomes a problem; none reaches the server
             if not isinstance(error, TremplinError):
                 log.exception("unexpected error", request_id=exchange.request_id, error=error)
@@ -107,12 +115,13 @@ class Edge:
             self._state.in_flight -= 1
             self._account(exchange, scope)
 
-    def _check(self, path: str, headers: dict[bytes, bytes]) -> None:
+    def _check(self, method: str, path: str, headers: dict[bytes, bytes]) -> None:
         """Refuse a request without a live key, or with a body announced too large."""
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_body_bytes:
             raise _too_large(self._max_body_bytes)
-        if self._check_key is None or path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES):
+        is_read = method in ("GET", "HEAD")  # GET / leads to the console, POST / is TEI's embed
+        if self._check_key is None or path.startswith(PUBLIC_PREFIXES) or (is_read and path in PUBLIC_PATHS):
             return
         key = _key(headers)
         if not key:
@@ -141,20 +150,13 @@ class Edge:
         route = exchange.route or self._template(scope)
         status = exchange.status or 499
         self._metrics.request(route, status, seconds)
-        log.info(
-            "request",
-            request_id=exchange.request_id,
-            method=scope["method"],
-            route=route,
-            status=status,
-            ms=round(seconds * 1e3, 2),
-        )
+        self._access_log.request(exchange.request_id, scope["method"], route, status, seconds)
 
     def _template(self, scope: Scope) -> str:
         """The route's template; addresses nobody declared share one name, or labels would grow without bound."""
         if scope["path"].startswith("/console"):
             return "/console"
-        return self._paths.get(scope.get("endpoint"), "unknown")  # type: ignore[arg-type]
+        return str(getattr(scope.get("route"), "path", "unknown"))
 
 
 def dialect_of(path: str) -> Dialect:
@@ -171,7 +173,7 @@ def _request_id(headers: dict[bytes, bytes]) -> str:
     given = headers.get(b"x-request-id")
     if given is not None and REQUEST_ID.fullmatch(given):
         return given.decode()
-    return secrets.token_hex(8)
+    return f"{PROCESS_ID}{next(REQUEST_NUMBERS):08x}"
 
 
 def _key(headers: dict[bytes, bytes]) -> str:

@@ -81,6 +81,11 @@ KINDS: dict[type[TremplinError], Kind] = {
     errors.TremplinError: Kind(500, "error", "Something went wrong", "Backend"),
 }
 
+# Refusals of HTTP itself, which no class of ours stands for.
+METHOD_NOT_ANSWERED = Kind(405, "method-not-answered", "This method is not answered here")
+HEADERS_TOO_LARGE = Kind(431, "headers-too-large", "The request's headers are too large")
+NOT_HTTP = Kind(400, "not-http", "This is not an HTTP request")
+
 UNEXPECTED = Kind(500, "unexpected", "Something went wrong that should not have", "Backend")
 
 
@@ -92,12 +97,15 @@ def kind_of(error: Exception) -> Kind:
     return UNEXPECTED
 
 
-def problem_response(error: Exception, *, dialect: Dialect, request_id: str, rows_at: str = "") -> Response:
+def problem_response(
+    error: Exception, *, dialect: Dialect, request_id: str, rows_at: str = "", kind: Kind | None = None
+) -> Response:
     """Return an error as the client sees it. An unexpected exception says nothing of itself.
 
     ``rows_at`` points to the member with the texts: what knows only a row's number points below it.
+    ``kind`` overrules the table, for what only HTTP knows.
     """
-    kind = kind_of(error)
+    kind = kind or kind_of(error)
     expected = kind is not UNEXPECTED
     detail = str(error) if expected else "An unexpected error was logged under this request id."
     status = kind.tei_status if dialect is Dialect.TEI and kind.tei_status else kind.status

@@ -14,6 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from tremplin.errors import StartFailed
+from tremplin.gateway.protocol import BoundedProtocol
 from tremplin.gateway.state import ServerState
 
 log = structlog.get_logger()
@@ -70,12 +71,13 @@ async def serve_app(
     """Serve until SIGTERM or SIGINT, then drain: /readyz says 503 at once, what is in flight is answered."""
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=BoundedProtocol,
         loop="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=GRACE_S,
         timeout_keep_alive=30,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass
@@ -14,7 +15,7 @@ class ServerState:
     in_flight: int = 0
 
     @property
-    def name(self) -> str:
+    def name(self) -> Literal["starting", "ready", "draining"]:
         """``starting``, ``ready`` or ``draining``."""
         if self.is_draining:
             return "draining"

@@ -1,18 +1,92 @@
-"""Structured logs: one JSON object a line, on standard error, with a request id and never a user's text."""
+"""Structured logs: one JSON object a line, on standard error, with a request id and never a user's text.
+
+Lines are buffered and written four times a second, at once from warnings on: a flush for each request costs
+more than everything else around the engine, because it lets go of the interpreter.
+"""
 
 from __future__ import annotations
 
+import atexit
 import logging
 import sys
+import threading
+import time
+from datetime import UTC, datetime
+from typing import BinaryIO
 
 import orjson
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+FLUSH_EVERY_S = 0.25
 
-def configure_logs(level: str) -> None:
-    """Send every log line, ours and the libraries', through one JSON renderer."""
+
+class LineWriter:
+    """Collects lines and writes many at once. Lines may come from any thread."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lines: list[bytes] = []
+        self._thread = threading.Thread(target=self._write_forever, name="logs", daemon=True)
+        self._thread.start()
+        atexit.register(self.flush)
+
+    def msg(self, line: bytes) -> None:
+        """Take one line; it is written within FLUSH_EVERY_S."""
+        self._lines.append(line)
+
+    debug = info = msg
+
+    def warning(self, line: bytes) -> None:
+        """Take one line and write it now: what follows may be the end of the process."""
+        self._lines.append(line)
+        self.flush()
+
+    error = critical = exception = fatal = failure = log = warn = warning
+
+    def flush(self) -> None:
+        """Write what was collected."""
+        lines, self._lines = self._lines, []
+        if lines:
+            self._stream.write(b"\n".join(lines) + b"\n")
+            self._stream.flush()
+
+    def _write_forever(self) -> None:
+        while True:
+            time.sleep(FLUSH_EVERY_S)
+            self.flush()
+
+
+class AccessLog:
+    """One line for each request, written past the general machinery: 3 us instead of 20."""
+
+    def __init__(self, writer: LineWriter | None) -> None:
+        self._writer = writer
+
+    def request(self, request_id: str, method: str, route: str, status: int, seconds: float) -> None:
+        """Log an answer; ``route`` is a template, never an address a caller chose."""
+        if self._writer is None:
+            return
+        line = {
+            "event": "request",
+            "level": "info",
+            "timestamp": datetime.now(UTC),
+            "request_id": request_id,
+            "method": method,
+            "route": route,
+            "status": status,
+            "ms": round(seconds * 1e3, 2),
+        }
+        self._writer.msg(orjson.dumps(line, option=orjson.OPT_UTC_Z))
+
+
+NO_ACCESS_LOG = AccessLog(None)
+
+
+def configure_logs(level: str) -> AccessLog:
+    """Send every log line, ours and the libraries', through one JSON renderer; return the access log."""
     number = getattr(logging, level.upper())
+    writer = LineWriter(sys.stderr.buffer)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -21,12 +95,13 @@ def configure_logs(level: str) -> None:
             structlog.processors.JSONRenderer(serializer=_dump),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        logger_factory=lambda *args: writer,
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
     root.handlers[:] = [_Forward()]
     root.setLevel(max(number, logging.WARNING))
+    return AccessLog(writer if number <= logging.INFO else None)
 
 
 class _Forward(logging.Handler):

@@ -9,6 +9,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Summary,
     disable_created_metrics,
     generate_latest,
 )
@@ -31,7 +32,7 @@ class Metrics:
     """What one process counts. Made once, by the composition root."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a second series for each counter that nobody reads
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter that nobody reads
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "tremplin_requests_total", "Requests answered.", ["route", "code"], registry=self.registry
@@ -43,12 +44,14 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
-        self._phases = Histogram(
-            "tremplin_phase_duration_seconds",
-            "Time of one phase of a request.",
-            ["phase"],
+        self._queue = Histogram(
+            "tremplin_queue_duration_seconds",
+            "From a request's arrival in the queue until the engine took its first row.",
             buckets=SECONDS,
             registry=self.registry,
+        )
+        self._tokenize = Summary(
+            "tremplin_tokenize_duration_seconds", "Time to tokenize a request.", registry=self.registry
         )
         self._batch_rows = Histogram(
             "tremplin_batch_rows",
@@ -101,9 +104,6 @@ class Metrics:
         # Finding a child by its labels costs more than counting; the label sets are few and bounded.
         self._request_child = lru_cache(maxsize=1024)(self._requests.labels)
         self._duration_child = lru_cache(maxsize=256)(self._duration.labels)
-        self._tokenize = self._phases.labels("tokenize")
-        self._queue = self._phases.labels("queue")
-        self._compute = self._phases.labels("compute")
 
     def watch(self, fleet: Fleet) -> None:
         """Report the state of the loaded versions."""
@@ -119,10 +119,9 @@ class Metrics:
         self._duration_child(route).observe(seconds)
 
     def phases(self, timings: Timings) -> None:
-        """Count where the time of one inference went."""
+        """Count where the time of one inference went; the engine's part is counted by batch."""
         self._tokenize.observe(timings.tokenize_ms / 1e3)
         self._queue.observe(timings.queue_ms / 1e3)
-        self._compute.observe(timings.compute_ms / 1e3)
 
     def batch(self, manifest: Manifest, record: BatchRecord) -> None:
         """Count one batch; called from the engine's thread."""

@@ -22,6 +22,7 @@ from tremplin.machine import Machine
 from tremplin.registry.passport import Speed, Throughput
 
 # Shapes (rows, tokens): what a sentence service sees, from a lone short text to a batch of long ones.
+BRIEF_SHAPES = ((1, 16), (4, 16), (16, 16), (1, 64), (4, 64), (1, 128))
 QUICK_SHAPES = ((1, 16), (4, 16), (16, 16), (32, 16), (1, 64), (4, 64), (1, 128), (4, 128))
 FULL_SHAPES = (
     (1, 16), (2, 16), (4, 16), (8, 16), (16, 16), (32, 16), (64, 16),
@@ -46,6 +47,7 @@ class Effort:
     latency_runs: int
 
 
+BRIEF = Effort(BRIEF_SHAPES, rounds=3, seconds_per_round=0.02, latency_runs=60)
 QUICK = Effort(QUICK_SHAPES, rounds=3, seconds_per_round=0.02, latency_runs=100)
 FULL = Effort(FULL_SHAPES, rounds=7, seconds_per_round=0.1, latency_runs=500)
 

@@ -37,9 +37,9 @@ class Bound:
 
     def is_met_by(self, metric: Metric) -> bool:
         """Return whether the pessimistic end of the interval is inside the bound."""
-        if self.at_least is not None and metric.low < self.at_least:
-            return False
-        return self.at_most is None or metric.high <= self.at_most
+        # A comparison with NaN is false, so both ask what must hold: what was not measured proves nothing.
+        is_enough = self.at_least is None or metric.low >= self.at_least
+        return is_enough and (self.at_most is None or metric.high <= self.at_most)
 
     def __str__(self) -> str:
         parts = []

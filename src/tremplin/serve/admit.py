@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from tremplin.errors import NotReady, Overloaded, TooManyInputs
+from tremplin.errors import EmptyText, NotReady, Overloaded, TooManyInputs
 
 # openai-python stops retrying by itself above two minutes.
 MAX_RETRY_AFTER_S = 120.0
@@ -36,7 +36,9 @@ class Admission:
         self.queued_rows = 0
 
     def check_rows(self, rows: int) -> None:
-        """Refuse a request with more rows than one request may carry, before its text is read."""
+        """Refuse a request without rows, or with more than one request may carry, before its text is read."""
+        if rows == 0:
+            raise EmptyText("The request has no input; send at least one.")
         if rows > self.limits.max_rows_per_request:
             raise TooManyInputs(
                 f"The request has {rows} inputs; one request may carry {self.limits.max_rows_per_request}. "

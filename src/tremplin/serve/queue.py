@@ -134,7 +134,7 @@ class BatchQueue:
         error: TremplinError | None = None
         outputs: Outputs = {}
         try:
-            outputs = self._engine.run(tokens)
+            outputs = _checked(self._engine.run(tokens), len(rows))
         except TremplinError as failure:
             error = failure
         except Exception as failure:  # the thread must outlive any bug in an adapter
@@ -192,6 +192,14 @@ class BatchQueue:
                 loop.call_soon_threadsafe(_resolve, mine)
             except RuntimeError:  # the loop has closed: its callers are gone with it
                 continue
+
+
+def _checked(outputs: Outputs, rows: int) -> Outputs:
+    """Return an engine's outputs; refuses any that would hand a row another row's answer, or none."""
+    for name, array in outputs.items():
+        if len(array) != rows:
+            raise EngineFailed(f"The engine gave {len(array)} rows of {name!r} for a batch of {rows}.")
+    return outputs
 
 
 def _resolve(works: list[Work]) -> None:

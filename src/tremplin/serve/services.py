@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from tremplin.errors import EmptyText, TooManyInputs, UnknownName, UnknownService
+from tremplin.errors import BadInput, EmptyText, TooManyInputs, UnknownName, UnknownService
 from tremplin.registry.task import Task
 from tremplin.serve.fleet import Fleet
 from tremplin.serve.infer import Inferencer
@@ -24,6 +24,7 @@ Value_co = TypeVar("Value_co", covariant=True)
 
 MAX_CANDIDATE_LABELS = 100
 MAX_HITS = 100
+INDEXED_AT_ONCE = 128  # stays within what one request may carry, whatever the documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,12 @@ class Services:
         """Embed the documents that search looks in; done once, before serving."""
         if self.documents and Task.EMBEDDING in self.fleet.defaults:
             inferencer = self.fleet.find(None, Task.EMBEDDING)
-            inference = await inferencer.infer([f"{doc.title}. {doc.text}" for doc in self.documents])
-            self._document_vectors = inference.stacked("embedding")
+            texts = [f"{doc.title}. {doc.text}" for doc in self.documents]
+            parts = [
+                (await inferencer.infer(texts[first : first + INDEXED_AT_ONCE])).stacked("embedding")
+                for first in range(0, len(texts), INDEXED_AT_ONCE)
+            ]
+            self._document_vectors = np.concatenate(parts)
 
     async def embed(
         self,
@@ -62,7 +67,7 @@ class Services:
         inferencer = self.fleet.find(model, Task.EMBEDDING)
         if dimensions is not None:
             shorten(np.zeros((1, inferencer.manifest.interface.embedding_dim or 1), np.float32), dimensions)
-        inference = await inferencer.infer(_some(texts), truncate=truncate)
+        inference = await inferencer.infer(texts, truncate=truncate)
         return Answered(
             shorten(inference.stacked("embedding"), dimensions), inferencer.manifest.ref, inference.timings
         )
@@ -72,7 +77,7 @@ class Services:
     ) -> Answered[Vectors]:
         """Return one unit vector per row of token ids."""
         inferencer = self.fleet.find(model, Task.EMBEDDING)
-        inference = await inferencer.infer_ids(_some(rows))
+        inference = await inferencer.infer_ids(rows)
         return Answered(
             shorten(inference.stacked("embedding"), dimensions), inferencer.manifest.ref, inference.timings
         )
@@ -81,7 +86,8 @@ class Services:
         self, source: str, others: Sequence[str], *, model: str | None = None, truncate: bool = True
     ) -> Answered[list[float]]:
         """Return the cosine of one text with each of the others, in [-1, 1]."""
-        _some(others)
+        if not others:
+            raise EmptyText("There is no sentence to compare with; send at least one.")
         answered = await self.embed([source, *others], model=model, truncate=truncate)
         scores = similarity.cosine(answered.value[0], answered.value[1:])
         return Answered([float(score) for score in scores], answered.version, answered.timings)
@@ -91,7 +97,7 @@ class Services:
         if self._document_vectors is None:
             raise UnknownService("There is no document to search. Start the server with --documents FILE.")
         if not 1 <= top_k <= MAX_HITS:
-            raise UnknownName(f"top_k is {top_k}; ask for 1 to {MAX_HITS} documents.", pointer="/top_k")
+            raise BadInput(f"top_k is {top_k}; ask for 1 to {MAX_HITS} documents.", pointer="/top_k")
         answered = await self.embed([query])
         hits = search.nearest(answered.value[0], self._document_vectors, self.documents, top_k)
         return Answered(hits, answered.version, answered.timings)
@@ -101,7 +107,7 @@ class Services:
     ) -> Answered[list[Classification]]:
         """Return calibrated probabilities for each text, and whether the classifier abstains."""
         inferencer = self._classifier(model)
-        inference = await inferencer.infer(_some(texts), truncate=truncate)
+        inference = await inferencer.infer(texts, truncate=truncate)
         interface = inferencer.manifest.interface
         results = [
             classification(row, interface.labels, interface.abstain_below)
@@ -144,13 +150,3 @@ class Services:
 
     def _classifier(self, model: str | None) -> Inferencer:
         return self.fleet.find(model, Task.CLASSIFICATION)
-
-
-Rows = TypeVar("Rows", str, Sequence[int])
-
-
-def _some(rows: Sequence[Rows]) -> Sequence[Rows]:
-    """Return the rows of a request; refuses an empty list."""
-    if not rows:
-        raise EmptyText("The request has no input; send at least one text.")
-    return rows

@@ -53,9 +53,13 @@ class TextTokenizer:
             self._check_text(text, row)
         encodings = self._tokenizer.encode_batch_fast([text[: self._cut] for text in texts])
         rows = [encoding.ids for encoding in encodings]
-        # Only a row that is exactly full can have been cut; asking the others would cost a call each.
-        full = [row for row, ids in enumerate(rows) if len(ids) == self._interface.max_tokens]
-        cut = [row for row in full if encodings[row].overflowing or len(texts[row]) > self._cut]
+        # Only a row that is exactly full can overflow; asking the others would cost a call each.
+        cut = [
+            row
+            for row, ids in enumerate(rows)
+            if len(texts[row]) > self._cut
+            or (len(ids) == self._interface.max_tokens and encodings[row].overflowing)
+        ]
         if cut and not truncate:
             raise TextTooLong(
                 f"Text {cut[0]} has more than the {self._interface.max_tokens} tokens this model reads. "

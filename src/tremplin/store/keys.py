@@ -7,7 +7,9 @@ in a file of its own, with the first characters so that people can tell keys apa
 from __future__ import annotations
 
 import hmac
+import os
 import secrets
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +21,10 @@ from tremplin.registry.files import write_atomically
 
 PREFIX = "tk_"
 SHOWN_CHARACTERS = 8
+
+# How soon a key made or revoked by another process counts. Looking at the file for every request would let go of
+# the interpreter each time.
+LOOK_EVERY_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,14 @@ _KEYS = TypeAdapter(list[ApiKey])
 
 
 class KeyRing:
-    """The keys of one data folder. A change made by another process is seen at the next check."""
+    """The keys of one data folder. A change made by another process counts within LOOK_EVERY_S."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "keys.json"
         self._pepper = _read_or_make(folder / "pepper")
+        self._path = str(self._file)  # a Path costs more to look at than the file
+        self._look_again_at = 0.0
         self._read_at = -1
         self._by_digest: dict[str, ApiKey] = {}
 
@@ -83,8 +91,12 @@ class KeyRing:
         return found if found is not None and found.revoked_at is None else None
 
     def _refresh(self) -> None:
+        now = time.monotonic()
+        if now < self._look_again_at:
+            return
+        self._look_again_at = now + LOOK_EVERY_S
         try:
-            changed_at = self._file.stat().st_mtime_ns
+            changed_at = os.stat(self._path).st_mtime_ns
         except FileNotFoundError:
             changed_at = 0
         if changed_at != self._read_at:
@@ -93,9 +105,10 @@ class KeyRing:
 
     def _write(self, keys: list[ApiKey]) -> None:
         write_atomically(self._file, _KEYS.dump_json(keys, indent=1), mode=0o600)
+        self._look_again_at = 0.0
 
     def _digest(self, key: str) -> str:
-        return hmac.new(self._pepper, key.encode("utf-8", "surrogatepass"), "sha256").hexdigest()
+        return hmac.digest(self._pepper, key.encode("utf-8", "surrogatepass"), "sha256").hex()
 
 
 def _read_or_make(path: Path) -> bytes:

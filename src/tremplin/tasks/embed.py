@@ -30,4 +30,5 @@ def shorten(vectors: Vectors, dimensions: int | None) -> Vectors:
 def unit(vectors: Vectors) -> Vectors:
     """Return the rows of (rows, dim) scaled to Euclidean norm 1; a zero row stays zero."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+    scaled: Vectors = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+    return scaled

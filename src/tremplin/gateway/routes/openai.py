@@ -118,18 +118,18 @@ def _inputs(given: str | list[str] | list[int] | list[list[int]]) -> tuple[list[
     """Return the texts, or the rows of token ids; a flat list of integers is one row."""
     if isinstance(given, str):
         return [given], None
-    if given and isinstance(given[0], int):
-        return [], [given]  # type: ignore[list-item]
-    if given and isinstance(given[0], list):
-        return [], given  # type: ignore[return-value]
-    return given, None  # type: ignore[return-value]
+    texts = [item for item in given if isinstance(item, str)]
+    if texts or not given:
+        return texts, None
+    flat = [item for item in given if isinstance(item, int)]
+    return [], [flat] if flat else [item for item in given if isinstance(item, list)]
 
 
-def _as_is(vector: np.ndarray) -> object:  # type: ignore[type-arg]
+def _as_is(vector: np.ndarray) -> object:
     return vector
 
 
-def _base64(vector: np.ndarray) -> object:  # type: ignore[type-arg]
+def _base64(vector: np.ndarray) -> object:
     """Little-endian float32, what the official client decodes."""
     return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
 

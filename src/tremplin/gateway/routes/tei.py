@@ -5,13 +5,15 @@ Source: TEI's OpenAPI document; checked with huggingface_hub's InferenceClient.
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tremplin import __version__
 from tremplin.errors import BadInput, EmptyText
-from tremplin.gateway.bodies import answer, parse, read_body
+from tremplin.gateway.bodies import answer, read_body
 from tremplin.gateway.endpoint import Endpoint
 from tremplin.gateway.problems import Dialect
 from tremplin.monitor.metrics import Metrics
@@ -48,12 +50,29 @@ class SimilarityRequest(_Request):
     inputs: SimilarityInputs
 
 
+class HubParameters(BaseModel):
+    """What the Hub's client sends beside a text to classify, never beside one to embed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    top_k: int | None = Field(None, ge=1)
+    function_to_apply: Literal["softmax"] | None = None
+
+
 class PredictRequest(_Request):
     """POST /predict"""
 
     inputs: str | list[str] | list[list[str]]
     truncate: bool = False
     raw_scores: bool = False
+    parameters: HubParameters | None = None
+
+
+class RootRequest(_Request):
+    """POST /: what tells the tasks apart."""
+
+    inputs: Any
+    parameters: Any = None
 
 
 class TokenizeRequest(_Request):
@@ -95,16 +114,19 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
         texts, is_batch = _predict_inputs(body.inputs)
         answered = await services.classify(texts, truncate=body.truncate)
         metrics.phases(answered.timings)
-        results = [_scores(result) for result in answered.value]
-        return answer(results if is_batch else results[0], answered.timings, answered.version)
+        top_k = body.parameters.top_k if body.parameters else None
+        results = [_scores(result)[:top_k] for result in answered.value]
+        # The Hub's client takes the first element of what it is given, which for one text is TEI's answer inside
+        # another list.
+        is_nested = is_batch or body.parameters is not None
+        return answer(results if is_nested else results[0], answered.timings, answered.version)
 
     async def root(request: Request) -> Response:
         """What a Hub client calls when it is given only our address: the task is told by the body."""
-        payload = await request.body()
-        if b'"source_sentence"' in payload:
+        body = await read_body(request, RootRequest)
+        if isinstance(body.inputs, dict):
             return await similarity(request)
-        parse(payload, EmbedRequest)
-        return await embed(request)
+        return await (embed(request) if body.parameters is None else predict(request))
 
     async def tokenize(request: Request) -> Response:
         body = await read_body(request, TokenizeRequest)
@@ -137,7 +159,7 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
     post = "POST"
     return (
         Endpoint(post, "/embed", embed, Dialect.TEI, "Embed texts", EmbedRequest, hot=True, rows_at="/inputs"),
-        Endpoint(post, "/", root, Dialect.TEI, "Embed texts, or compare sentences", EmbedRequest, hot=True),
+        Endpoint(post, "/", root, Dialect.TEI, "Embed, compare or classify", RootRequest, hot=True),
         Endpoint(post, "/similarity", similarity, Dialect.TEI, "Compare sentences", SimilarityRequest, hot=True),
         Endpoint(
             post,

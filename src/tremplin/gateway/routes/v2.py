@@ -7,9 +7,10 @@ tritonclient's HTTP client.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import orjson
@@ -46,7 +47,7 @@ class InputTensor(_Message):
     """One input of an inference."""
 
     name: str
-    shape: list[int]
+    shape: list[Annotated[int, Field(ge=0, lt=1 << 31)]] = Field(max_length=8)
     datatype: str
     data: list[Any] | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
@@ -174,7 +175,8 @@ def _split(payload: bytes, header_length: str | None) -> tuple[InferRequest, mem
     """Return the JSON part and the binary part that follows it, when there is one."""
     if header_length is None:
         return parse(payload, InferRequest), memoryview(b"")
-    if not header_length.isdigit() or int(header_length) > len(payload):
+    is_number = header_length.isascii() and header_length.isdigit() and len(header_length) < 20
+    if not is_number or int(header_length) > len(payload):
         raise MalformedBody(f"{HEADER_LENGTH} is {header_length[:20]!r}; expected at most {len(payload)}.")
     length = int(header_length)
     return parse(payload[:length], InferRequest), memoryview(payload)[length:]
@@ -193,8 +195,8 @@ def _values(tensors: list[InputTensor], binary: memoryview) -> dict[str, list[An
                 raise MalformedBody(f"Input {tensor.name[:80]!r} announces more binary data than was sent.")
             values[tensor.name] = _unpack(tensor, binary[offset : offset + size])
             offset += size
-        expected = int(np.prod(tensor.shape)) if tensor.shape else 1
-        if min(tensor.shape, default=1) < 0 or len(values[tensor.name]) != expected:
+        expected = math.prod(tensor.shape)  # NumPy's would wrap around at 2**63
+        if len(values[tensor.name]) != expected:
             raise MalformedBody(
                 f"Input {tensor.name[:80]!r} has {len(values[tensor.name])} elements; its shape "
                 f"{tensor.shape} holds {expected}.",
@@ -214,7 +216,8 @@ def _unpack(tensor: InputTensor, part: memoryview) -> list[Any]:
         kind = np.dtype("<i8" if tensor.datatype == "INT64" else "<i4")
         if len(part) % kind.itemsize:
             raise MalformedBody(f"Input {tensor.name[:80]!r}: {len(part)} bytes are not whole elements.")
-        return np.frombuffer(part, kind).tolist()
+        numbers: list[Any] = np.frombuffer(part, kind).tolist()
+        return numbers
     raise MalformedBody(f"Input {tensor.name[:80]!r} is {tensor.datatype[:20]!r}; expected BYTES or INT64.")
 
 
@@ -257,6 +260,8 @@ def _token_rows(inputs: dict[str, InputTensor], values: dict[str, list[Any]]) ->
         return [row.tolist() for row in ids]
     if inputs["attention_mask"].shape != tensor.shape:
         raise MalformedBody("attention_mask must have the shape of input_ids.", pointer="/inputs")
+    if not all(type(value) in (int, bool) for value in values["attention_mask"]):
+        raise MalformedBody("attention_mask must hold 1 for a token and 0 for padding.", pointer="/inputs")
     mask = np.array(values["attention_mask"]).reshape(tensor.shape).astype(bool)
     return [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
 

@@ -14,6 +14,7 @@ STEP = 0.02
 """Share of the rows by which each candidate answers more than the one before."""
 FIRST_ERRORS = 1
 """The strictest candidate can pass with this many wrong answers: 93 rows for a target of 0.95."""
+NEGLIGIBLE = 1e-15
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,7 @@ class _Candidate:
         return Threshold(below, self.rows / n, self.right / self.rows, low, is_reached)
 
 
-def _candidates(
-    confidence: NDArray[np.float64], is_right: NDArray[np.bool_], target: float
-) -> list[_Candidate]:
+def _candidates(confidence: NDArray[np.float64], is_right: NDArray[np.bool_], target: float) -> list[_Candidate]:
     """Return the thresholds to try, the strictest first; the last answers every row."""
     order = np.argsort(-confidence, kind="stable")
     falling, right, total = confidence[order], np.cumsum(is_right[order]), np.cumsum(confidence[order])
@@ -90,8 +89,7 @@ def _candidates(
     # Rows of equal confidence are answered together.
     ends = sorted({int(np.searchsorted(-falling, -falling[size - 1], side="right")) for size in sizes})
     return [
-        _Candidate(float(falling[end - 1]), end, int(right[end - 1]), float(total[end - 1]) / end)
-        for end in ends
+        _Candidate(float(falling[end - 1]), end, int(right[end - 1]), float(total[end - 1]) / end) for end in ends
     ]
 
 
@@ -127,10 +125,24 @@ def share_lower_bound(successes: int, n: int, level: float = LEVEL) -> float:
 
 
 def _chance_of_at_most(events: int, n: int, share: float) -> float:
-    """Return the binomial probability of at most ``events`` in ``n``, for 0 < share < 1."""
-    log_odds, start = log(share) - log(1 - share), n * log(1 - share)
-    total = 0.0
-    for k in range(events + 1):
-        choose = lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
-        total += exp(choose + k * log_odds + start)
-    return total
+    """Return the binomial probability of at most ``events`` in ``n``, for 0 < share < 1.
+
+    Summed outwards from its largest term, until a term no longer counts.
+    """
+    odds = share / (1 - share)
+    top = min(events, int((n + 1) * share))
+    choose = lgamma(n + 1) - lgamma(top + 1) - lgamma(n - top + 1)
+    largest = exp(choose + top * log(odds) + n * log(1 - share))
+    total = term = largest
+    for k in range(top, 0, -1):
+        term *= k / ((n - k + 1) * odds)
+        total += term
+        if term < NEGLIGIBLE * total:
+            break
+    term = largest
+    for k in range(top, events):
+        term *= (n - k) / (k + 1) * odds
+        total += term
+        if term < NEGLIGIBLE * total:
+            break
+    return min(total, 1.0)

@@ -17,8 +17,9 @@ from tremplin.optimize.head.descent import Descent, Floats, Problem, Targets, mi
 
 ClassWeight = Literal["balanced"] | Sequence[float]
 
-TOLERANCE = 1e-5
-"""Of the gradient's norm, relative to its norm at zero weights."""
+TOLERANCE = 1e-4
+"""Of the gradient's norm, relative to its norm at zero weights. On CLINC150 no answer differs from 1e-6, and no
+probability by more than 0.002, in half the time."""
 MAX_ITERATIONS = 500
 
 

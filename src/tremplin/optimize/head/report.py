@@ -176,9 +176,7 @@ def _confused(confusion: NDArray[np.int64], labels: Sequence[str]) -> list[dict[
     order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED_PAIRS]
     pairs = ((int(i) // len(labels), int(i) % len(labels)) for i in order)
     return [
-        {"label": labels[i], "predicted": labels[j], "count": int(wrong[i, j])}
-        for i, j in pairs
-        if wrong[i, j]
+        {"label": labels[i], "predicted": labels[j], "count": int(wrong[i, j])} for i, j in pairs if wrong[i, j]
     ]
 
 

@@ -141,9 +141,7 @@ def _csv_rows(file: LabelledFile, header: str, lines: Iterator[str]) -> Iterator
                     line,
                 )
             if fields:
-                yield file.row(
-                    line, fields[text_at], fields[label_at], "" if lang_at is None else fields[lang_at]
-                )
+                yield file.row(line, fields[text_at], fields[label_at], "" if lang_at is None else fields[lang_at])
             line = reader.line_num + 2  # a quoted text may span lines; the header was the first
     except csv.Error as error:
         file.refuse(
@@ -202,9 +200,7 @@ def _jsonl_row(file: LabelledFile, content: str, line: int) -> Row:
         )
     if not isinstance(value, dict):
         kind = "an array" if isinstance(value, list) else "a value"
-        file.refuse(
-            f"this is {kind}, an object was expected. Write one JSON object a line, without a list.", line
-        )
+        file.refuse(f"this is {kind}, an object was expected. Write one JSON object a line, without a list.", line)
     if file.text_column not in value or file.label_column not in value:
         _refuse_columns(file, list(value), line)
     text, label, lang = value[file.text_column], value[file.label_column], value.get(LANG_COLUMN)

@@ -87,9 +87,7 @@ def split(
         usable = _outside(data, test)
         overlap = len(data) - len(usable)
         if overlap:
-            notes.append(
-                f"{overlap} training rows are also in {test.source}; they were left out of training."
-            )
+            notes.append(f"{overlap} training rows are also in {test.source}; they were left out of training.")
         shares = (*shares[:2], 0.0)
     part_of = _part_of_groups(data, groups[usable], targets[usable], shares, seed)
     parts = np.array([part_of[group] for group in groups[usable].tolist()], np.int64)

@@ -88,9 +88,7 @@ def train_head(
     targets = data.targets()[parts.fitting]
     with steps.step("choose"):
         folds = fold_numbers(text_groups(fitting), targets, seed=seed)
-        choice = choose_l2(
-            known, targets, len(labels), folds, class_weight=class_weight, progress=steps.advance
-        )
+        choice = choose_l2(known, targets, len(labels), folds, class_weight=class_weight, progress=steps.advance)
     with steps.step("fit"):
         head = fit(known, targets, len(labels), l2=choice.l2, class_weight=class_weight)
         threshold = _threshold(choice, targets, target_accuracy)
@@ -179,9 +177,7 @@ def _encoded(encode: Encode, texts: Sequence[str], steps: _Steps) -> Features:
             "Import it again and check its parity: `tremplin import`."
         )
     if not (features != features[0]).any():
-        raise TrainingRefused(
-            "The encoder gave the same vector for every text: nothing can be learned from it."
-        )
+        raise TrainingRefused("The encoder gave the same vector for every text: nothing can be learned from it.")
     return features
 
 

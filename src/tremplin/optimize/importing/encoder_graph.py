@@ -26,6 +26,8 @@ position table, and requests carry one array less.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from tremplin.optimize.importing.encoder_weights import (
@@ -48,24 +50,20 @@ def needs_token_type_ids(spec: EncoderSpec, task: Task) -> bool:
     return spec.token_types > 1 and spec.tokenizer_marks_second_text and task in PAIR_TASKS
 
 
-def write_encoder(
-    writer: GraphWriter, spec: EncoderSpec, weights: EncoderWeights, *, token_types: bool
-) -> str:
+def write_encoder(writer: GraphWriter, spec: EncoderSpec, weights: EncoderWeights, *, token_types: bool) -> str:
     """Write the encoder and return the name of its last hidden states, (batch, tokens, hidden) float32.
 
     Reads the graph inputs ``input_ids``, ``attention_mask`` and, with ``token_types``, ``token_type_ids``:
     int64 (batch, tokens), padded on the right.
     """
     hidden = _write_embeddings(writer, spec, weights, token_types)
-    bias = _write_attention_bias(writer, spec, weights)
+    layers = LayerWriter(writer, spec, _write_attention_bias(writer, spec, weights))
     for index, layer in enumerate(weights.layers):
-        hidden = _write_layer(writer, spec, layer, f"encoder.{index}", hidden, bias)
+        hidden = layers.write(layer, f"encoder.{index}", hidden)
     return hidden
 
 
-def _write_embeddings(
-    writer: GraphWriter, spec: EncoderSpec, weights: EncoderWeights, token_types: bool
-) -> str:
+def _write_embeddings(writer: GraphWriter, spec: EncoderSpec, weights: EncoderWeights, token_types: bool) -> str:
     word = writer.node(
         "Gather", [writer.weight("embeddings.word.weight", weights.word), "input_ids"], "embeddings.word"
     )
@@ -95,9 +93,7 @@ def _write_positions(writer: GraphWriter, spec: EncoderSpec, table: str) -> str:
     is_token = writer.node(
         "Cast", [writer.node("Not", [is_padding], "positions.is_token")], "positions.ones", to=7
     )
-    rank = writer.node(
-        "CumSum", [is_token, writer.constant("axis_1", np.array(1, np.int64))], "positions.rank"
-    )
+    rank = writer.node("CumSum", [is_token, writer.constant("axis_1", np.array(1, np.int64))], "positions.rank")
     kept = writer.node("Mul", [rank, is_token], "positions.kept")
     ids = writer.node("Add", [kept, padding], "positions.ids")
     return writer.node("Gather", [table, ids], "embeddings.position")
@@ -122,48 +118,52 @@ def _write_attention_bias(writer: GraphWriter, spec: EncoderSpec, weights: Encod
     queries = writer.node("Unsqueeze", [ranks, writer.integers(1)], "relative.queries")
     distance = writer.node("Sub", [keys, queries], "relative.distance")
     offset = writer.constant("int64_scalar_longest", np.array(longest - 1, np.int64))
-    rows = writer.node(
-        "Gather", [table, writer.node("Add", [distance, offset], "relative.row")], "relative.rows"
-    )
+    rows = writer.node("Gather", [table, writer.node("Add", [distance, offset], "relative.row")], "relative.rows")
     by_head = writer.node("Transpose", [rows], "relative.by_head", perm=[2, 0, 1])  # (heads, queries, keys)
     return writer.node("Add", [bias, by_head], "attention.bias_with_distance")
 
 
-def _write_layer(
-    writer: GraphWriter, spec: EncoderSpec, layer: LayerWeights, name: str, hidden: str, bias: str
-) -> str:
-    context = _write_attention(writer, spec, layer, f"{name}.attention", hidden, bias)
-    attended = writer.linear(context, f"{name}.attention.output", layer.attention_output)
-    residual = writer.node("Add", [attended, hidden], f"{name}.attention.residual")
-    hidden = writer.layer_norm(residual, f"{name}.attention.norm", layer.attention_norm, spec.layer_norm_eps)
+@dataclass(frozen=True)
+class LayerWriter:
+    """Writes layers that share their shape and the bias on their scores."""
 
-    wide = writer.linear(hidden, f"{name}.feed_forward.up", layer.up)
-    active = writer.activation(wide, f"{name}.feed_forward.activation", spec.activation)
-    narrow = writer.linear(active, f"{name}.feed_forward.down", layer.down)
-    residual = writer.node("Add", [narrow, hidden], f"{name}.feed_forward.residual")
-    return writer.layer_norm(residual, f"{name}.feed_forward.norm", layer.output_norm, spec.layer_norm_eps)
+    writer: GraphWriter
+    spec: EncoderSpec
+    bias: str
 
+    def write(self, layer: LayerWeights, name: str, hidden: str) -> str:
+        """Write one layer and return its hidden states, (batch, tokens, hidden)."""
+        writer, epsilon = self.writer, self.spec.layer_norm_eps
+        context = self._write_attention(layer, f"{name}.attention", hidden)
+        attended = writer.linear(context, f"{name}.attention.output", layer.attention_output)
+        residual = writer.node("Add", [attended, hidden], f"{name}.attention.residual")
+        hidden = writer.layer_norm(residual, f"{name}.attention.norm", layer.attention_norm, epsilon)
 
-def _write_attention(
-    writer: GraphWriter, spec: EncoderSpec, layer: LayerWeights, name: str, hidden: str, bias: str
-) -> str:
-    """Return the context, (batch, tokens, hidden)."""
-    merged = writer.linear(hidden, f"{name}.qkv", _merge_qkv(layer, spec.head_size))
-    parts = [f"{name}.{part}" for part in ("query", "key", "value")]
-    writer.split_node("Split", [merged], parts, axis=-1, num_outputs=3)
-    by_head = writer.integers(0, 0, spec.heads, spec.head_size)
-    heads = []
-    # Keys come out transposed, (batch, heads, head, tokens), ready for the product with the queries.
-    for part, order in zip(parts, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True):
-        shaped = writer.node("Reshape", [part, by_head], f"{part}.shaped")
-        heads.append(writer.node("Transpose", [shaped], f"{part}.heads", perm=order))
-    query, key, value = heads
-    scores = writer.node("MatMul", [query, key], f"{name}.scores")  # (batch, heads, tokens, tokens)
-    masked = writer.node("Add", [scores, bias], f"{name}.masked_scores")
-    weights = writer.node("Softmax", [masked], f"{name}.probabilities", axis=-1)
-    mixed = writer.node("MatMul", [weights, value], f"{name}.mixed")
-    back = writer.node("Transpose", [mixed], f"{name}.mixed_by_token", perm=[0, 2, 1, 3])
-    return writer.node("Reshape", [back, writer.integers(0, 0, spec.hidden_size)], f"{name}.context")
+        wide = writer.linear(hidden, f"{name}.feed_forward.up", layer.up)
+        active = writer.activation(wide, f"{name}.feed_forward.activation", self.spec.activation)
+        narrow = writer.linear(active, f"{name}.feed_forward.down", layer.down)
+        residual = writer.node("Add", [narrow, hidden], f"{name}.feed_forward.residual")
+        return writer.layer_norm(residual, f"{name}.feed_forward.norm", layer.output_norm, epsilon)
+
+    def _write_attention(self, layer: LayerWeights, name: str, hidden: str) -> str:
+        """Return the context, (batch, tokens, hidden)."""
+        writer, spec = self.writer, self.spec
+        merged = writer.linear(hidden, f"{name}.qkv", _merge_qkv(layer, spec.head_size))
+        parts = [f"{name}.{part}" for part in ("query", "key", "value")]
+        writer.split_node("Split", [merged], parts, axis=-1, num_outputs=3)
+        by_head = writer.integers(0, 0, spec.heads, spec.head_size)
+        heads = []
+        # Keys come out transposed, (batch, heads, head, tokens), ready for the product with the queries.
+        for part, order in zip(parts, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True):
+            shaped = writer.node("Reshape", [part, by_head], f"{part}.shaped")
+            heads.append(writer.node("Transpose", [shaped], f"{part}.heads", perm=order))
+        query, key, value = heads
+        scores = writer.node("MatMul", [query, key], f"{name}.scores")  # (batch, heads, tokens, tokens)
+        masked = writer.node("Add", [scores, self.bias], f"{name}.masked_scores")
+        weights = writer.node("Softmax", [masked], f"{name}.probabilities", axis=-1)
+        mixed = writer.node("MatMul", [weights, value], f"{name}.mixed")
+        back = writer.node("Transpose", [mixed], f"{name}.mixed_by_token", perm=[0, 2, 1, 3])
+        return writer.node("Reshape", [back, writer.integers(0, 0, spec.hidden_size)], f"{name}.context")
 
 
 def _merge_qkv(layer: LayerWeights, head_size: int) -> Linear:

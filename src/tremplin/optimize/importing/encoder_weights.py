@@ -86,9 +86,7 @@ def read_encoder(spec: EncoderSpec, weights: Weights) -> EncoderWeights:
         if spec.token_types
         else None,
         norm=read_norm(weights, f"{prefix}embeddings.LayerNorm", width),
-        projection=read_linear(weights, f"{prefix}embeddings_project", hidden, width)
-        if is_projected
-        else None,
+        projection=read_linear(weights, f"{prefix}embeddings_project", hidden, width) if is_projected else None,
         relative_bias=table("encoder.relative_attention_bias.weight", spec.relative_buckets, spec.heads)
         if spec.relative_buckets
         else None,

@@ -139,9 +139,7 @@ def read_spec(checkpoint: Checkpoint) -> EncoderSpec:
     hidden_size = config.integer("hidden_size", "dim")
     heads = config.integer("num_attention_heads", "n_heads")
     if heads < 1 or hidden_size % heads:
-        raise IncompleteSource(
-            f"{config.path}: hidden size {hidden_size} cannot be divided by {heads} heads."
-        )
+        raise IncompleteSource(f"{config.path}: hidden size {hidden_size} cannot be divided by {heads} heads.")
     is_electra, is_mpnet = checkpoint.model_type == "electra", checkpoint.model_type == "mpnet"
     return EncoderSpec(
         family=checkpoint.model_type,

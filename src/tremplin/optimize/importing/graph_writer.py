@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 OPSET = 21
 IR_VERSION = 10  # the one published with opset 21
 
+ACTIVATION_OPERATORS = {
+    "gelu": "Gelu", "gelu_tanh": "Gelu", "relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid",
+}  # fmt: skip
+
 # Protobuf cannot hold 2 GiB in one message; the margin covers nodes and names.
 MAX_ONE_FILE_BYTES = 2**31 - 2**24
 
@@ -81,25 +85,12 @@ class GraphWriter:
 
     def activation(self, x: str, name: str, kind: str) -> str:
         """Add an activation: gelu, gelu_tanh (its approximation), relu, silu, tanh, sigmoid or identity."""
-        match kind:
-            case "gelu":
-                return self.node("Gelu", [x], name)
-            case "gelu_tanh":
-                return self.node("Gelu", [x], name, approximate="tanh")
-            case "relu":
-                return self.node("Relu", [x], name)
-            case "tanh":
-                return self.node("Tanh", [x], name)
-            case "sigmoid":
-                return self.node("Sigmoid", [x], name)
-            case "silu":
-                return self.node("Mul", [x, self.node("Sigmoid", [x], f"{name}.gate")], name)
-            case "identity":
-                return x
-            case _:
-                raise AssertionError(
-                    f"activation {kind!r} reached the graph: a bug, families.py should refuse it"
-                )
+        if kind == "identity":
+            return x
+        if kind == "silu":
+            return self.node("Mul", [x, self.node("Sigmoid", [x], f"{name}.gate")], name)
+        attributes = {"approximate": "tanh"} if kind == "gelu_tanh" else {}
+        return self.node(ACTIVATION_OPERATORS[kind], [x], name, **attributes)
 
     def model(
         self, inputs: list[str], outputs: dict[str, list[str | int]], metadata: dict[str, str]
@@ -114,16 +105,11 @@ class GraphWriter:
             self.nodes,
             "tremplin",
             [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"]) for name in inputs],
-            [
-                helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-                for name, shape in outputs.items()
-            ],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
             self.initializers,
         )
         imports = self.opset_imports or [helper.make_opsetid("", OPSET)]
-        model = helper.make_model(
-            graph, opset_imports=imports, ir_version=IR_VERSION, producer_name="tremplin"
-        )
+        model = helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION, producer_name="tremplin")
         helper.set_model_props(model, metadata)
         return model
 

@@ -97,9 +97,7 @@ def _label_names(config: Config) -> tuple[str, ...]:
     except ValueError as error:
         raise IncompleteSource(f"{config.path}: id2label has a key that is not a number.") from error
     if sorted(by_index) != list(range(len(by_index))):
-        raise IncompleteSource(
-            f"{config.path}: id2label numbers its labels {sorted(by_index)}, not 0, 1, 2, ..."
-        )
+        raise IncompleteSource(f"{config.path}: id2label numbers its labels {sorted(by_index)}, not 0, 1, 2, ...")
     names = tuple(by_index[index] for index in range(len(by_index)))
     if len(set(names)) != len(names):
         raise IncompleteSource(f"{config.path}: two labels of id2label have the same name.")
@@ -117,9 +115,7 @@ def write_embedding(
             case Pooling(modes):
                 x = _write_pooling(writer, x, modes, name)
             case Dense(linear, activation):
-                x = writer.activation(
-                    writer.linear(x, f"{name}.dense", linear), f"{name}.activation", activation
-                )
+                x = writer.activation(writer.linear(x, f"{name}.dense", linear), f"{name}.activation", activation)
             case Normalize():
                 norm = writer.node("ReduceL2", [x, writer.integers(1)], f"{name}.norm", keepdims=1)
                 safe = writer.node("Max", [norm, writer.scalar("min_norm", MIN_NORM)], f"{name}.safe_norm")
@@ -135,7 +131,7 @@ def _write_pooling(writer: GraphWriter, hidden: str, modes: tuple[str, ...], nam
 
 
 def _write_mode(writer: GraphWriter, hidden: str, mode: str, name: str) -> str:
-    """Return one pooled vector, (batch, hidden). Texts are padded on the right, so the first token is row 0."""
+    """Return one pooled vector, (batch, hidden); padding is on the right, so the first token is row 0."""
     if mode == "cls":
         return writer.node(
             "Gather", [hidden, writer.constant("int64_scalar_0", np.array(0, np.int64))], name, axis=1
@@ -160,7 +156,7 @@ def _write_mode(writer: GraphWriter, hidden: str, mode: str, name: str) -> str:
 
 
 def _write_token_weights(writer: GraphWriter, mode: str, name: str) -> str:
-    """Return each token's weight in the sum, (batch, tokens): 1, its rank from 1, or 1 for the last one only."""
+    """Return each token's weight in the sum, (batch, tokens): 1, its rank from 1, or 1 for the last only."""
     mask = writer.node("Cast", ["attention_mask"], f"{name}.mask", to=1)
     if mode in ("mean", "mean_sqrt_len_tokens"):
         return mask

@@ -1,4 +1,4 @@
-"""Fetches a checkpoint from the Hugging Face Hub, when the caller named a Hub id: the files needed, no more."""
+"""Fetches a checkpoint from the Hugging Face Hub when the caller named one: the files needed, no more."""
 
 from __future__ import annotations
 
@@ -61,9 +61,7 @@ def _cached(name: str, revision: str | None) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=list(NEEDED), local_files_only=True)
-        )
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(NEEDED), local_files_only=True))
     except OSError:  # LocalEntryNotFoundError is a FileNotFoundError
         return None
 
@@ -73,8 +71,8 @@ def _refuse_pickle_only(name: str, files: list[str]) -> None:
     pickles = [file for file in files if fnmatch(file, "*.bin") or fnmatch(file, "*.pt")]
     if pickles and not has_safetensors:
         raise UnsafeWeights(
-            f"{name!r} publishes its weights only as pickle ({pickles[0]}), a format that can run code when it "
-            "is read. Nothing was downloaded. Ask its authors for safetensors "
+            f"{name!r} publishes its weights only as pickle ({pickles[0]}), a format that can run code when "
+            "it is read. Nothing was downloaded. Ask its authors for safetensors "
             "(huggingface.co/spaces/safetensors/convert opens the request), or convert it on a machine where "
             "you trust it and import the folder."
         )

@@ -123,8 +123,8 @@ def _build(checkpoint: Checkpoint, task: Task, kind: ReferenceKind) -> BuiltGrap
         return build_graph(checkpoint, task)
     if kind is ReferenceKind.NUMPY:
         raise UnsupportedModel(
-            f"Architecture {checkpoint.model_type!r} goes through torch, and the NumPy reference does not know "
-            "it: leave reference to 'auto'."
+            f"Architecture {checkpoint.model_type!r} goes through torch, unknown to the NumPy "
+            "reference: leave reference to 'auto'."
         )
     from tremplin.optimize.importing.torch_export import export_graph
 
@@ -147,6 +147,6 @@ def _notes(checkpoint: Checkpoint, task: Task, built: BuiltGraph) -> tuple[str, 
         notes.append("The scores are raw: a cross-encoder's library may put a sigmoid after them.")
     if built.built_by != BUILT_BY_TREMPLIN:
         notes.append(
-            f"Tremplin has no builder for {checkpoint.model_type!r}: the graph was exported by {built.built_by}."
+            f"Tremplin has no builder for {checkpoint.model_type!r}: {built.built_by} exported the graph."
         )
     return tuple(notes)

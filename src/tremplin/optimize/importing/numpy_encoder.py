@@ -85,9 +85,7 @@ class NumpyEncoder:
         has_prefix = any(name.startswith(f"{family}embeddings.") for name in weights.names)
         self.prefix = family if has_prefix else self._other_prefix()
         self.heads = self._int("num_attention_heads", "n_heads")
-        self.epsilon = (
-            1e-12 if self.kind == "distilbert" else float(str(self.config.get("layer_norm_eps", 1e-12)))
-        )
+        self.epsilon = 1e-12 if self.kind == "distilbert" else float(str(self.config.get("layer_norm_eps", 1e-12)))
         name = str(self.config.get("activation" if self.kind == "distilbert" else "hidden_act", "gelu"))
         if name not in FUNCTIONS:
             raise UnsupportedModel(f"Activation {name!r} has no NumPy form.")
@@ -126,16 +124,15 @@ class NumpyEncoder:
         if name in self._weights:
             return self.tensor(name)
         tied = ("cls.predictions.decoder", "lm_head.decoder", "vocab_projector", "generator_lm_head")
-        return self.tensor(
-            next((f"{head}.weight" for head in tied if f"{head}.weight" in self._weights), name)
-        )
+        return self.tensor(next((f"{head}.weight" for head in tied if f"{head}.weight" in self._weights), name))
 
     def _positions(self, input_ids: Ids) -> Ids:
         if self.kind in ("bert", "electra", "distilbert"):
             return np.arange(len(input_ids))
         padding = 1 if self.kind == "mpnet" else int(str(self.config.get("pad_token_id", 1)))
         real = (input_ids != padding).astype(np.int64)
-        return np.cumsum(real) * real + padding
+        positions: Ids = np.cumsum(real) * real + padding
+        return positions
 
     def _layer(self, x: Floats, index: int, bias: Floats) -> Floats:
         if self.kind == "distilbert":
@@ -149,9 +146,7 @@ class NumpyEncoder:
             mixed = self._attend(x, [f"{at}attention.attn.{part}" for part in "qkv"], bias)
             x = self._norm(self.linear(mixed, f"{at}attention.attn.o") + x, f"{at}attention.LayerNorm")
         else:
-            mixed = self._attend(
-                x, [f"{at}attention.self.{part}" for part in ("query", "key", "value")], bias
-            )
+            mixed = self._attend(x, [f"{at}attention.self.{part}" for part in ("query", "key", "value")], bias)
             x = self._norm(
                 self.linear(mixed, f"{at}attention.output.dense") + x, f"{at}attention.output.LayerNorm"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -21,7 +21,13 @@ from tremplin.optimize.importing.reference import Answers, Text
 from tremplin.optimize.importing.weights import Floats, Weights
 from tremplin.registry.task import Task
 
-DENSE_FUNCTIONS = {"Tanh": np.tanh, "ReLU": relu, "GELU": gelu, "SiLU": silu, "Sigmoid": sigmoid}
+DENSE_FUNCTIONS: dict[str, Callable[[Floats], Floats]] = {
+    "Tanh": np.tanh,
+    "ReLU": relu,
+    "GELU": gelu,
+    "SiLU": silu,
+    "Sigmoid": sigmoid,
+}
 
 
 class NumpyReference:
@@ -68,8 +74,10 @@ class NumpyReference:
         return {name: [row[name] for row in rows] for name in rows[0]}
 
     def _answer_one(self, text: Text) -> dict[str, Floats]:
-        parts = (text,) if isinstance(text, str) else text
-        encoded = self._tokenizer.encode(*(part.lower() if self._lowers else part for part in parts))
+        first, second = (text, None) if isinstance(text, str) else text
+        if self._lowers:
+            first, second = first.lower(), second and second.lower()
+        encoded = self._tokenizer.encode(first, second)
         ids, types = np.array(encoded.ids, np.int64), np.array(encoded.type_ids, np.int64)
         # Only BERT's and ELECTRA's own tokenizers mark the second text; the others' models never see a 1.
         if self._encoder.kind not in ("bert", "electra"):
@@ -99,9 +107,7 @@ class NumpyReference:
             case "electra":
                 return encoder.linear(gelu(encoder.linear(first, "classifier.dense")), "classifier.out_proj")
             case _:
-                return encoder.linear(
-                    np.tanh(encoder.linear(first, "classifier.dense")), "classifier.out_proj"
-                )
+                return encoder.linear(np.tanh(encoder.linear(first, "classifier.dense")), "classifier.out_proj")
 
     def _classify(self, logits: Floats) -> dict[str, Floats]:
         problem = self._values.get("problem_type")
@@ -156,7 +162,7 @@ def _pool_one(hidden: Floats, mode: str) -> Floats:
     ranks = np.arange(1, len(hidden) + 1, dtype=np.float32)
     match mode:
         case "cls" | "cls_token":
-            return hidden[0]
+            return np.asarray(hidden[0])
         case "max" | "max_tokens":
             return np.asarray(hidden.max(axis=0))
         case "mean" | "mean_tokens":
@@ -166,7 +172,7 @@ def _pool_one(hidden: Floats, mode: str) -> Floats:
         case "weightedmean" | "weightedmean_tokens":
             return np.asarray(ranks @ hidden / ranks.sum())
         case "lasttoken":
-            return hidden[-1]
+            return np.asarray(hidden[-1])
         case _:
             raise UnsupportedModel(f"Pooling mode {mode!r} has no NumPy form.")
 

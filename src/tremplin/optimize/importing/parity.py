@@ -63,7 +63,7 @@ class GraphFiles:
 
 
 class GraphUnderTest:
-    """A graph that answers text the way serving does: tokenize, pad on the right, run, cut the padding off."""
+    """A graph that answers text as serving does: tokenize, pad on the right, run, cut the padding off."""
 
     def __init__(self, files: GraphFiles) -> None:
         import onnxruntime as ort
@@ -122,13 +122,14 @@ def check_parity(
 ) -> ParityReport:
     """Compare a graph with its source on ``texts`` and return the evidence.
 
-    Raises ParityFailed when labels, outputs or shapes differ, when a number differs by more than ``tolerance``
-    (a tenth of it for probabilities and vectors of unit length), when a label comes out differently, or when embeddings lack the source's unit length.
+    Raises ParityFailed when labels, outputs or shapes differ, when a number differs by more than
+    ``tolerance`` (a tenth of it for probabilities and vectors of unit length), when a label comes out
+    differently, or when embeddings lack the source's unit length.
     """
     tested = GraphUnderTest(graph)
     if tested.labels != reference.labels:
         raise ParityFailed(
-            f"The graph's labels are {list(tested.labels)}, the source's are {list(reference.labels)} (in this order)."
+            f"The graph's labels are {list(tested.labels)}, its source's {list(reference.labels)}, in this order."
         )
     expected, found = reference.answer(texts), tested.answer(texts)
     if set(expected) != set(found):
@@ -142,8 +143,8 @@ def check_parity(
         if not difference <= allowed:
             raise ParityFailed(
                 f"The graph's {name} differs from its source's by {difference:.3g} (allowed {allowed:g}) on "
-                f"{len(texts)} texts, compared with {reference.name}. The graph is refused; when Tremplin has just "
-                "built it, this is worth a bug report with the model's name."
+                f"{len(texts)} texts, compared with {reference.name}. The graph is refused; when Tremplin has "
+                "just built it, this is worth a bug report with the model's name."
             )
     agreement = _label_agreement(found, expected, tested.metadata.get(MULTI_LABEL_KEY) == "true", tolerance)
     if agreement < 1.0:

@@ -1,4 +1,4 @@
-"""Sentences every import is checked on: two languages, one word to two hundred, tokenizers' stumbling blocks."""
+"""Sentences every import is checked on: two languages, one word to two hundred, rare characters."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ PROBES: tuple[str, ...] = (
     "supercalifragilisticexpialidocious antidisestablishmentarianism",
     "a b c d e f g h i j k l m n o p q r s t u v w x y z 0 1 2 3 4 5 6 7 8 9",
     "Le train de 7 h 42 pour Grenoble est annoncé avec vingt minutes de retard en raison d'un incident de "
-    "signalisation ; les voyageurs munis d'un billet non échangeable peuvent emprunter le suivant sans frais.",
-    "The committee met on Tuesday to discuss the budget, and although most members agreed that the library should "
-    "stay open on Sundays, nobody could say where the money would come from; the treasurer suggested a small fee.",
-    "Plants turn light into sugar. Chlorophyll absorbs mostly red and blue light, which is why leaves look green. "
-    "In the first stage, water is split and oxygen is released. In the second, carbon dioxide is fixed into sugar. "
-    "Shade, drought and cold slow both stages, but not in the same way, and a plant under stress closes its pores.",
+    "signalisation ; les voyageurs munis d'un billet non échangeable peuvent prendre le suivant sans frais.",
+    "The committee met on Tuesday to discuss the budget, and although most members agreed that the library "
+    "should stay open on Sundays, nobody could say where the money would come from.",
+    "Plants turn light into sugar. Chlorophyll absorbs mostly red and blue light, which is why leaves look "
+    "green. In the first stage, water is split and oxygen is released. In the second, carbon dioxide is fixed "
+    "into sugar. Shade, drought and cold slow both stages, and a plant under stress closes its pores.",
     "La photosynthèse transforme la lumière en sucre. " * 30,
 )
 
@@ -50,7 +50,7 @@ _QUESTIONS = (
 
 
 def probes(task: Task, takes_pairs: bool) -> tuple[Text, ...]:
-    """Return the texts to compare on: pairs for question answering, both when a classifier may be given pairs."""
+    """Return the texts to compare on: pairs for question answering, both when a classifier takes pairs."""
     if task is Task.QUESTION_ANSWERING:
         return _QUESTIONS + tuple((PROBES[i], PROBES[i + 1]) for i in range(0, len(PROBES) - 1, 2))
     return PROBES + _QUESTIONS if takes_pairs else PROBES

@@ -63,7 +63,7 @@ def open_reference(checkpoint: Checkpoint, task: Task, max_tokens: int, kind: Re
     if kind is ReferenceKind.TRANSFORMERS and not is_possible:
         raise MissingExtra(
             "Comparing with transformers needs torch, transformers and sentence-transformers: "
-            "install torch for your machine, then pip install 'tremplin[optimize]'. reference='numpy' needs none."
+            "install torch for your machine, then pip install 'tremplin[optimize]', or use reference='numpy'."
         )
     if kind is ReferenceKind.NUMPY or not is_possible:
         from tremplin.optimize.importing.numpy_reference import NumpyReference

@@ -111,9 +111,7 @@ def _refuse_rerouting(module: SentenceModule) -> None:
     """Modules may read or write something else than the sentence vector (multi-vector models)."""
     for key in ("module_input_name", "module_output_name"):
         if module.config.text(key, default="sentence_embedding") != "sentence_embedding":
-            raise UnsupportedModel(
-                f"{module.config.path}: {key} is not 'sentence_embedding'; it cannot be built."
-            )
+            raise UnsupportedModel(f"{module.config.path}: {key} is not 'sentence_embedding'; it cannot be built.")
 
 
 def _pooling_modes(config: Config, width: int) -> tuple[str, ...]:
@@ -129,9 +127,7 @@ def _pooling_modes(config: Config, width: int) -> tuple[str, ...]:
     modes = tuple(str(mode) for mode in chosen) if isinstance(chosen, list | tuple) else (str(chosen),)
     unknown = [mode for mode in modes if mode not in POOLING_MODES]
     if unknown or not modes:
-        raise UnsupportedModel(
-            f"{config.path}: pooling mode {unknown} is not one of {', '.join(POOLING_MODES)}."
-        )
+        raise UnsupportedModel(f"{config.path}: pooling mode {unknown} is not one of {', '.join(POOLING_MODES)}.")
     return modes
 
 
@@ -139,9 +135,7 @@ def _read_dense(module: SentenceModule, width: int) -> Dense:
     config = module.config
     inputs, outputs = config.integer("in_features"), config.integer("out_features")
     if inputs != width:
-        raise IncompleteSource(
-            f"{config.path} reads {inputs} dimensions, but the step before it gives {width}."
-        )
+        raise IncompleteSource(f"{config.path} reads {inputs} dimensions, but the step before it gives {width}.")
     if config.flag("use_residual"):
         raise UnsupportedModel(f"{config.path}: use_residual is true; it cannot be built.")
     name = config.text("activation_function", default="torch.nn.modules.activation.Tanh")

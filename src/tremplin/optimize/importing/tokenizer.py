@@ -57,9 +57,7 @@ def prepare_tokenizer(checkpoint: Checkpoint, *, max_tokens: int, embedding_rows
     tokenizer = read_tokenizer(checkpoint.tokenizer_path)
     _check_fit(tokenizer, checkpoint, embedding_rows)
     if checkpoint.sentence_config.flag("do_lower_case"):
-        steps = [normalizers.Lowercase()] + (
-            [tokenizer.normalizer] if tokenizer.normalizer is not None else []
-        )
+        steps = [normalizers.Lowercase()] + ([tokenizer.normalizer] if tokenizer.normalizer is not None else [])
         tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length=max_tokens)
@@ -85,13 +83,13 @@ def _check_fit(tokenizer: Tokenizer, checkpoint: Checkpoint, rows: int) -> None:
     highest = max(vocabulary.values())
     if highest >= rows:
         raise TokenizerMismatch(
-            f"{checkpoint.tokenizer_path} produces ids up to {highest}, but the model has {rows} embedding rows. "
+            f"{checkpoint.tokenizer_path} gives ids up to {highest}, but the model has {rows} embedding rows. "
             "The tokenizer belongs to another model, or tokens were added without resizing the embeddings."
         )
     if len(vocabulary) <= rows - ROW_PADDING:
         raise TokenizerMismatch(
-            f"{checkpoint.tokenizer_path} knows {len(vocabulary)} tokens, but the model has {rows} embedding rows: "
-            f"{rows - len(vocabulary)} rows could never be used. The vocabulary was cut, or is another model's."
+            f"{checkpoint.tokenizer_path} knows {len(vocabulary)} tokens, but the model has {rows} embedding "
+            f"rows: {rows - len(vocabulary)} rows could never be used. The vocabulary was cut, or is another's."
         )
     missing = [token for token in _special_tokens(checkpoint) if token not in vocabulary]
     if missing:

@@ -78,8 +78,8 @@ def _require_torch(checkpoint: Checkpoint) -> None:
         import transformers  # noqa: F401
     except ImportError as error:
         raise MissingExtra(
-            f"Tremplin has no builder for {checkpoint.model_type!r}; torch can export it, but {error.name} is not "
-            "installed: install torch for your machine, then pip install 'tremplin[optimize]'."
+            f"Tremplin has no builder for {checkpoint.model_type!r}; torch can export it, but {error.name} is "
+            "not installed: install torch for your machine, then pip install 'tremplin[optimize]'."
         ) from error
 
 
@@ -103,7 +103,8 @@ def _export(checkpoint: Checkpoint, model: Any, task: Task, token_types: bool) -
             torch.onnx.export(
                 _raw_output(model, task, names), example, path,
                 input_names=names, output_names=[RAW_OUTPUT], dynamic_shapes=((free,) * len(names),),
-                dynamo=True, opset_version=OPSET, external_data=size_bytes > MAX_ONE_FILE_BYTES, verbose=False,
+                dynamo=True, opset_version=OPSET, verbose=False,
+                external_data=size_bytes > MAX_ONE_FILE_BYTES,
             )  # fmt: skip
         except Exception as error:  # the exporter raises many classes of its own
             raise UnsupportedModel(
@@ -112,18 +113,16 @@ def _export(checkpoint: Checkpoint, model: Any, task: Task, token_types: bool) -
             ) from error
         exported = onnx.load(path)
     if exported.functions:
-        raise UnsupportedModel(
-            f"The export of {checkpoint.model_type!r} holds functions that were not inlined."
-        )
-    # The exporter names tensors after modules; a prefix keeps them apart from the head's ("embedding", "logits").
+        raise UnsupportedModel(f"The export of {checkpoint.model_type!r} holds functions that were not inlined.")
+    # The exporter names tensors after modules; a prefix keeps them apart from the head's ("embedding").
     return compose.add_prefix(exported, "torch.", rename_inputs=False, rename_outputs=False)
 
 
 def _raw_output(model: Any, task: Task, names: list[str]) -> Any:
-    """Return a module that takes the graph's inputs in order and gives the one tensor the head continues from."""
+    """Return a module that takes the graph's inputs in order and gives the tensor the head continues from."""
     import torch
 
-    class RawOutput(torch.nn.Module):
+    class RawOutput(torch.nn.Module):  # type: ignore[misc]  # torch is optional, so untyped here
         def __init__(self) -> None:
             super().__init__()
             self.model = model

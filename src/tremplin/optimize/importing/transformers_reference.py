@@ -147,7 +147,7 @@ def _load_sentence_model(checkpoint: Checkpoint, max_tokens: int) -> Any:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(checkpoint.root), device="cpu", local_files_only=True).float().eval()
-    # RoBERTa's first two position rows are unusable; sentence-transformers fails on texts that would reach them.
+    # RoBERTa's first two position rows are for padding; sentence-transformers would run two tokens too far.
     model.max_seq_length = min(model.max_seq_length or max_tokens, max_tokens)
     return model
 

@@ -27,7 +27,8 @@ LEGACY_NAMES = ((".weight", ".gamma"), (".bias", ".beta"))
 
 HOW_TO_CONVERT = (
     "On a machine where you trust the file, write it again as safetensors: "
-    'python -c "from transformers import AutoModel as M; M.from_pretrained({folder!r}).save_pretrained({safe!r})" '
+    'python -c "from transformers import AutoModel as M; '
+    'M.from_pretrained({folder!r}).save_pretrained({safe!r})" '
     "(use the AutoModelFor... class of the task to keep its head), copy the tokenizer files beside it, "
     "and import that folder."
 )  # fmt: skip
@@ -70,7 +71,7 @@ class Weights:
         if shape is not None and self._shapes[stored] != tuple(shape):
             raise IncompleteSource(
                 f"Tensor {stored!r} in {self._file_of[stored].name} has shape {self._shapes[stored]}, but "
-                f"config.json implies {tuple(shape)}. The weights and the configuration belong to different models."
+                f"config.json implies {tuple(shape)}: the two belong to different models."
             )
         # bfloat16 becomes a NumPy type when ml_dtypes is imported (onnx depends on it).
         import ml_dtypes  # noqa: F401
@@ -79,9 +80,7 @@ class Weights:
             tensor: npt.NDArray[np.generic] = opened.get_tensor(stored)
         values = np.ascontiguousarray(tensor, dtype=np.float32)
         if not np.isfinite(values).all():
-            raise IncompleteSource(
-                f"Tensor {stored!r} holds values that are not finite: the file is damaged."
-            )
+            raise IncompleteSource(f"Tensor {stored!r} holds values that are not finite: the file is damaged.")
         return values
 
     def sha256(self) -> str:
@@ -116,7 +115,7 @@ class Weights:
                     self._shapes[name] = tuple(opened.get_slice(name).get_shape())
         except (SafetensorError, OSError) as error:
             raise IncompleteSource(
-                f"{path} is not a complete safetensors file ({error}). It was probably cut short: fetch it again."
+                f"{path} is not a complete safetensors file ({error}); probably cut short: fetch it again."
             ) from error
 
 
@@ -128,8 +127,8 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise UnsafeWeights(
-            f"{folder} holds its weights only as pickle ({', '.join(pickles)}), a format that can run code when "
-            f"it is read; Tremplin reads only safetensors. "
+            f"{folder} holds its weights only as pickle ({', '.join(pickles)}), a format that can run code "
+            "when it is read; Tremplin reads only safetensors. "
             + HOW_TO_CONVERT.format(folder=str(folder), safe=f"{folder}-safetensors")
         )
     raise IncompleteSource(

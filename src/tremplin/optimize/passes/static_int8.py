@@ -134,7 +134,7 @@ class StaticInt8:
         best: Plan | None = None
         for exponent in SMOOTHING if smooth else (None,):
             divisor = None if exponent is None else _divisor(reach, weight, exponent)
-            by = np.ones_like(reach) if divisor is None else divisor
+            by: Channels = np.ones_like(reach) if divisor is None else divisor
             columns, scales = quantize_columns(weight * by[:, None])
             rebuilt = columns * scales
             for share in CLIPPING:
@@ -198,7 +198,8 @@ def _divisor(reach: Channels, weight: Weight, exponent: float) -> Channels:
     """Return SmoothQuant's channel scales, of geometric mean 1."""
     rows = np.abs(weight).max(axis=1) + 1e-6
     raw = (reach + 1e-6) ** exponent / rows ** (1 - exponent)
-    return (raw / np.exp(np.log(raw).mean())).astype(np.float32)
+    centred: Channels = (raw / np.exp(np.log(raw).mean())).astype(np.float32)
+    return centred
 
 
 def _range(low: float, high: float) -> tuple[np.float32, np.uint8]:

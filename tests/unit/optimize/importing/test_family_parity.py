@@ -90,9 +90,7 @@ def test_family_and_head_equal_transformers(
     assert model.max_tokens == (62 if FAMILIES[family].get("pad_token_id") == 1 else 64)
 
 
-@pytest.mark.parametrize(
-    "activation", ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "relu", "silu", "swish"]
-)
+@pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "relu", "silu", "swish"])
 @pytest.mark.parametrize(("family", "key"), [("bert", "hidden_act"), ("distilbert", "activation")])
 def test_activation_is_the_configured_one(
     family: str, key: str, activation: str, save_transformers_model: Any, tmp_path: Path
@@ -112,9 +110,7 @@ def test_electra_without_projection(save_transformers_model: Any, tmp_path: Path
     import_both_ways(folder, tmp_path / "imported")
 
 
-def test_roberta_with_two_token_types_keeps_the_input_out(
-    save_transformers_model: Any, tmp_path: Path
-) -> None:
+def test_roberta_with_two_token_types_keeps_the_input_out(save_transformers_model: Any, tmp_path: Path) -> None:
     folder = save_transformers_model(
         "roberta", "ModelForSequenceClassification", pad_token_id=1, type_vocab_size=2
     )

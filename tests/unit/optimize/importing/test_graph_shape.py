@@ -61,9 +61,7 @@ def test_the_graph_says_what_it_is(classifier: Path, tmp_path: Path) -> None:
     model = import_model(classifier, tmp_path / "imported", reference="numpy")
     said = {entry.key: entry.value for entry in onnx.load(model.onnx_path).metadata_props}
     assert said["tremplin.task"] == "classification"
-    assert (
-        json.loads(said["tremplin.labels"]) == [f"label {index}" for index in range(5)] == list(model.labels)
-    )
+    assert json.loads(said["tremplin.labels"]) == [f"label {index}" for index in range(5)] == list(model.labels)
     assert said["tremplin.max_tokens"] == "64" == str(model.max_tokens)
     assert said["tremplin.padding_id"] == "0" == str(model.padding_id)
     assert model.built_by == "tremplin"
@@ -71,9 +69,7 @@ def test_the_graph_says_what_it_is(classifier: Path, tmp_path: Path) -> None:
     assert len(model.source_sha256) == 64
 
 
-def test_the_tokenizer_is_freed_of_fixed_padding_and_cut_at_the_limit(
-    sentence_bert: Path, tmp_path: Path
-) -> None:
+def test_the_tokenizer_is_freed_of_fixed_padding_and_cut_at_the_limit(sentence_bert: Path, tmp_path: Path) -> None:
     model = import_model(sentence_bert, tmp_path / "imported", reference="numpy")
     before = Tokenizer.from_file(str(sentence_bert / "tokenizer.json"))
     after = Tokenizer.from_file(str(model.tokenizer_path))

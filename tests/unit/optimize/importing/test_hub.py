@@ -47,7 +47,7 @@ def test_a_missing_path_is_not_looked_up(no_network: list[tuple[object, ...]]) -
 
 
 def test_offline_says_what_to_do(no_network: list[tuple[object, ...]]) -> None:
-    with pytest.raises(IncompleteSource, match="could not be fetched.*local folder"):
+    with pytest.raises(IncompleteSource, match=r"could not be fetched.*local folder"):
         open_checkpoint("tremplin-tests/never-published@main")
 
 
@@ -59,9 +59,7 @@ class FakeApi:
 
     def model_info(self, name: str, revision: str | None = None) -> object:
         self.asked.append((name, revision))
-        return SimpleNamespace(
-            sha="c0ffee", siblings=[SimpleNamespace(rfilename=file) for file in self.files]
-        )
+        return SimpleNamespace(sha="c0ffee", siblings=[SimpleNamespace(rfilename=file) for file in self.files])
 
 
 @pytest.fixture

@@ -158,9 +158,7 @@ def test_fault_in_a_classifier_graph_is_refused(
     ],
     ids=["swapped", "one short", "renamed", "none"],
 )
-def test_other_label_names_in_the_graph_are_refused(
-    labels: list[str], classifier: Path, tmp_path: Path
-) -> None:
+def test_other_label_names_in_the_graph_are_refused(labels: list[str], classifier: Path, tmp_path: Path) -> None:
     model = import_model(classifier, tmp_path / "imported", reference="numpy")
 
     def rename(graph: onnx.ModelProto) -> None:
@@ -238,9 +236,7 @@ def test_vocabulary_truncated_beside_the_graph_is_refused(sentence_bert: Path, t
 
 def test_words_swapped_beside_the_graph_are_refused(sentence_bert: Path, tmp_path: Path) -> None:
     model = import_model(sentence_bert, tmp_path / "imported", reference="numpy")
-    edit_vocabulary(
-        model.tokenizer_path, lambda entries: entries | {"the": entries["le"], "le": entries["the"]}
-    )
+    edit_vocabulary(model.tokenizer_path, lambda entries: entries | {"the": entries["le"], "le": entries["the"]})
     with pytest.raises(ParityFailed, match="differs"):
         check_again(sentence_bert, model)
 
@@ -253,9 +249,7 @@ def test_ids_beyond_the_table_do_not_run(sentence_bert: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("length", [12, 60])
-def test_another_truncation_beside_the_graph_is_refused(
-    length: int, sentence_bert: Path, tmp_path: Path
-) -> None:
+def test_another_truncation_beside_the_graph_is_refused(length: int, sentence_bert: Path, tmp_path: Path) -> None:
     model = import_model(sentence_bert, tmp_path / "imported", reference="numpy")
     assert model.max_tokens == 40
     values = json.loads(model.tokenizer_path.read_text())

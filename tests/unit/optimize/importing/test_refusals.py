@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_checkpoints import HIDDEN, bert_tensors, edit_json, write_bert, write_json
 from safetensors.numpy import load_file, save_file
+from tiny_checkpoints import HIDDEN, bert_tensors, edit_json, write_bert, write_json
 
 from tremplin.errors import (
     ImportRefused,
@@ -253,7 +253,7 @@ def test_table_padded_to_a_multiple_is_accepted(tmp_path: Path) -> None:
 
 
 def test_missing_special_token_is_refused(classifier: Path) -> None:
-    edit_json(classifier / "tokenizer_config.json", cls_token="<s>")  # noqa: S106 (a token of text)
+    edit_json(classifier / "tokenizer_config.json", cls_token="<s>")
     refused(classifier, TokenizerMismatch, "<s>")
 
 
@@ -263,9 +263,7 @@ def test_missing_special_token_is_refused(classifier: Path) -> None:
 def test_legacy_names_of_normalisations_are_read(classifier: Path, tmp_path: Path) -> None:
     modern = import_model(classifier, tmp_path / "modern", reference="numpy")
     renamed = {
-        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
-            "LayerNorm.bias", "LayerNorm.beta"
-        ): tensor
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
         for name, tensor in load_file(classifier / "model.safetensors").items()
     }
     assert any(name.endswith(".gamma") for name in renamed)
@@ -283,8 +281,7 @@ def test_word_table_saved_only_in_the_tied_head_is_read(bare_bert: Path, tmp_pat
 
 def test_half_precision_weights_are_read(classifier: Path, tmp_path: Path) -> None:
     halves = {
-        name: tensor.astype(np.float16)
-        for name, tensor in load_file(classifier / "model.safetensors").items()
+        name: tensor.astype(np.float16) for name, tensor in load_file(classifier / "model.safetensors").items()
     }
     save_file(halves, classifier / "model.safetensors")
     assert import_model(classifier, tmp_path / "imported", reference="numpy").parity.label_agreement == 1.0

@@ -41,9 +41,7 @@ def write_tokenizer(folder: Path, *, like_roberta: bool = False) -> int:
     tokenizer.enable_padding(length=24, pad_id=vocabulary[pad], pad_token=pad)
     tokenizer.enable_truncation(24)
     tokenizer.save(str(folder / "tokenizer.json"))
-    names = (
-        ["input_ids", "attention_mask"] if like_roberta else ["input_ids", "token_type_ids", "attention_mask"]
-    )
+    names = ["input_ids", "attention_mask"] if like_roberta else ["input_ids", "token_type_ids", "attention_mask"]
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": names,
@@ -95,9 +93,7 @@ def write_dense(folder: Path, config: dict[str, Any]) -> None:
     tensors = {"linear.weight": generator.normal(0, 0.2, (config["out_features"], config["in_features"]))}
     if config.get("bias", True):
         tensors["linear.bias"] = generator.normal(0, 0.2, config["out_features"])
-    save_file(
-        {name: value.astype(np.float32) for name, value in tensors.items()}, folder / "model.safetensors"
-    )
+    save_file({name: value.astype(np.float32) for name, value in tensors.items()}, folder / "model.safetensors")
 
 
 def bert_tensors(vocabulary: int, labels: int = 0, prefix: str = "") -> dict[str, np.ndarray]:

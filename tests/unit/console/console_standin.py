@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+import httpx
 import numpy as np
 
 from tremplin.console.view import ConsoleView, LiveVersion, State
@@ -24,6 +25,8 @@ from tremplin.tasks.explain import Explanation
 from tremplin.tasks.search import Document, Hit
 from tremplin.tasks.zero_shot import CandidateLabel
 
+ORIGIN = "http://console.test"
+SAME_ORIGIN = {"origin": ORIGIN}
 KEY = "tk_test_key"
 TICKET = "ticket-1"
 SECRET = b"a session secret for tests"
@@ -39,6 +42,14 @@ LABELS = (
 )
 TIMINGS = Timings(tokenize_ms=0.41, queue_ms=0.06, compute_ms=3.92, tokens=23)
 ENCODER, CLASSIFIER = "minilm@2-int8", "support-desk@2-int8"
+
+OpenConsole = Callable[..., httpx.AsyncClient]
+
+
+async def signed_in(client: httpx.AsyncClient) -> httpx.AsyncClient:
+    answer = await client.post("/console/sign-in", data={"key": KEY}, headers=SAME_ORIGIN)
+    assert answer.status_code == 303
+    return client
 
 
 @dataclass
@@ -69,9 +80,7 @@ class StandInServices:
         self._note("search")
         return Answered([Hit(document, 0.71 - 0.08 * i) for i, document in enumerate(DOCUMENTS)], ENCODER, TIMINGS)
 
-    async def classify(
-        self, texts: Sequence[str], *, model: str | None = None
-    ) -> Answered[list[Classification]]:
+    async def classify(self, texts: Sequence[str], *, model: str | None = None) -> Answered[list[Classification]]:
         self._note("classify")
         logits = np.array([2.9, 1.2, 0.9, 0.1, -0.3, -0.8, -1.5], np.float32) * (1 if self.is_sure else 0.2)
         shares = np.exp(logits) / np.exp(logits).sum()
@@ -91,9 +100,7 @@ class StandInServices:
         self._note("explain")
         parts = occlusion.spans(text)
         losses = np.random.default_rng(3).normal(0.02, 0.12, len(parts)).astype(np.float32)
-        return Answered(
-            occlusion.explanation(text, parts, LABELS[0], 0.81, 0.81 - losses), CLASSIFIER, TIMINGS
-        )
+        return Answered(occlusion.explanation(text, parts, LABELS[0], 0.81, 0.81 - losses), CLASSIFIER, TIMINGS)
 
 
 DOCUMENTS = [
@@ -167,19 +174,41 @@ MACHINE = Machine(
 SOFTWARE = {"onnxruntime": "1.31.1", "numpy": "2.4.2", "tokenizers": "0.23.3", "onnx": "1.23.0"}
 
 EMBEDDING = Interface(Task.EMBEDDING, max_tokens=256, vocab_size=30522, embedding_dim=384)
-CLASSIFYING = Interface(
-    Task.CLASSIFICATION, max_tokens=256, vocab_size=30522, labels=LABELS, abstain_below=0.45
-)
+CLASSIFYING = Interface(Task.CLASSIFICATION, max_tokens=256, vocab_size=30522, labels=LABELS, abstain_below=0.45)
 
 
 def fill(registry: Registry, root: Path) -> None:
     """Publish two models with two and three versions, and their speeds."""
     hub = "sentence-transformers/all-MiniLM-L6-v2"
     _publish(registry, root, "minilm", "1-fp32", EMBEDDING, hub, 90_400_000, 9.8, encoder_quality(1.0))
-    _publish(registry, root, "minilm", "2-int8", EMBEDDING, "minilm@1-fp32", 23_100_000, 3.4, encoder_quality(0.9968))
-    _publish(registry, root, "minilm", "3-int4", EMBEDDING, "minilm@2-int8", 14_900_000, 3.3, encoder_quality(0.971))
-    _publish(registry, root, "support-desk", "1-fp32", CLASSIFYING, "minilm@1-fp32", 90_500_000, 9.9, classifier_quality(1.0))
-    _publish(registry, root, "support-desk", "2-int8", CLASSIFYING, "support-desk@1-fp32", 23_200_000, 3.5, classifier_quality(0.972))  # fmt: skip
+    _publish(
+        registry, root, "minilm", "2-int8", EMBEDDING, "minilm@1-fp32", 23_100_000, 3.4, encoder_quality(0.9968)
+    )
+    _publish(
+        registry, root, "minilm", "3-int4", EMBEDDING, "minilm@2-int8", 14_900_000, 3.3, encoder_quality(0.971)
+    )
+    _publish(
+        registry,
+        root,
+        "support-desk",
+        "1-fp32",
+        CLASSIFYING,
+        "minilm@1-fp32",
+        90_500_000,
+        9.9,
+        classifier_quality(1.0),
+    )
+    _publish(
+        registry,
+        root,
+        "support-desk",
+        "2-int8",
+        CLASSIFYING,
+        "support-desk@1-fp32",
+        23_200_000,
+        3.5,
+        classifier_quality(0.972),
+    )
 
 
 def encoder_quality(cosine: float) -> Quality:

@@ -1,0 +1,389 @@
+"""The console as a person meets it: a real Chromium against the real server.
+
+Every page, in both languages, both themes and two widths: no accessibility violation (axe-core), no console
+error, no breach of the content policy, no request to another origin, no sideways scroll.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+AXE = Path(__file__).parents[2] / "console-assets" / "node_modules" / "axe-core" / "axe.min.js"
+AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-quic",
+]
+LOCALES = {"en": "en-GB", "fr": "fr-FR"}
+WIDTHS = {"desk": 1280, "phone": 390}
+
+# Runs before the page's own scripts; collected with page.evaluate.
+WATCH_POLICY = """
+window.violations = [];
+document.addEventListener("securitypolicyviolation", (event) => {
+  window.violations.push(`${event.violatedDirective} ${event.blockedURI}`);
+});
+"""
+
+
+class LiveServer(Protocol):
+    base_url: str
+    api_key: str
+    console_ticket: str
+
+
+@dataclass
+class Visit:
+    """A page, and everything that went wrong on it."""
+
+    page: Any
+    origin: str
+    faults: list[str] = field(default_factory=list)
+
+    def watch(self) -> None:
+        self.page.on("console", self._on_console)
+        self.page.on("pageerror", lambda error: self.faults.append(f"page error: {error}"))
+        self.page.on("request", self._on_request)
+
+    def _on_console(self, message: Any) -> None:
+        if message.type in {"error", "warning"}:
+            self.faults.append(f"console {message.type}: {message.text}")
+
+    def _on_request(self, request: Any) -> None:
+        if not request.url.startswith(self.origin + "/"):
+            self.faults.append(f"request outside the origin: {request.url}")
+
+    def open(self, path: str) -> None:
+        self.page.goto(self.origin + path)
+        self.page.wait_for_load_state("networkidle")
+
+    def check(self) -> None:
+        """Fail on anything noticed so far, on a broken policy and on a sideways scroll."""
+        violations = self.page.evaluate("window.violations ?? []")
+        assert not violations, violations
+        assert not self.faults, self.faults
+        overflow = self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert overflow <= 0, f"the page is {overflow} px wider than the window"
+
+    def check_accessibility(self) -> None:
+        if not AXE.is_file():
+            pytest.skip("axe-core is not installed: run `npm ci` in console-assets")
+        self.page.evaluate(AXE.read_text(encoding="utf-8"))
+        report = self.page.evaluate(
+            "(tags) => axe.run(document, {runOnly: {type: 'tag', values: tags}})", AXE_TAGS
+        )
+        found = [
+            f"{violation['id']}: {node['target']} {node.get('failureSummary', '')}"
+            for violation in report["violations"]
+            for node in violation["nodes"]
+        ]
+        assert not found, "\n".join(found)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as driver:
+        launched = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def origin(live_server: LiveServer) -> str:
+    parts = urlsplit(live_server.base_url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+@pytest.fixture(scope="module")
+def session(browser: Any, origin: str, live_server: LiveServer) -> Any:
+    """The state of a browser that has signed in."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f"{origin}/console/sign-in")
+    page.fill("#key", live_server.api_key)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/console/playground/**")
+    state = context.storage_state()
+    context.close()
+    return state
+
+
+@pytest.fixture(scope="module")
+def pages(browser: Any, origin: str, session: Any) -> list[str]:
+    """Every page there is, found by following the console's own links."""
+    context = browser.new_context(storage_state=session)
+    page = context.new_page()
+
+    def links(path: str, selector: str) -> list[str]:
+        page.goto(origin + path)
+        return [link.get_attribute("href") for link in page.query_selector_all(selector)]
+
+    services = links("/console/playground", ".tabs a")
+    models = links("/console/models", ".model-list h2 a")
+    versions = [href for model in models for href in links(model, ".compare thead a")[:1]]
+    context.close()
+    assert len(services) == 6
+    assert models
+    assert versions
+    return [*services, "/console/models", *models, *versions]
+
+
+@pytest.fixture
+def open_browser(browser: Any, origin: str, session: Any) -> Iterator[Any]:
+    contexts: list[Any] = []
+
+    def opened(*, signed_in: bool = True, width: int = 1280, lang: str = "en", **options: Any) -> Visit:
+        context = browser.new_context(
+            storage_state=session if signed_in else None,
+            viewport={"width": width, "height": 800},
+            locale=LOCALES[lang],
+            **options,
+        )
+        contexts.append(context)
+        context.add_init_script(WATCH_POLICY)
+        visit = Visit(context.new_page(), origin)
+        visit.watch()
+        return visit
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("lang", LOCALES)
+def test_every_page_is_sound(open_browser: Any, pages: list[str], lang: str, theme: str, width: int) -> None:
+    visit = open_browser(lang=lang, color_scheme=theme, width=width)
+    for path in pages:
+        visit.open(path)
+        assert visit.page.get_attribute("html", "lang") == lang
+        for summary in visit.page.query_selector_all("main summary"):
+            summary.click()
+        visit.check()
+        visit.check_accessibility()
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize("lang", LOCALES)
+def test_the_door_is_sound(open_browser: Any, lang: str, width: int) -> None:
+    visit = open_browser(signed_in=False, lang=lang, width=width)
+    visit.open("/console/models")
+    assert "/console/sign-in" in visit.page.url
+    visit.check()
+    visit.check_accessibility()
+
+
+def test_a_missing_page_is_shown_in_the_frame(open_browser: Any) -> None:
+    visit = open_browser()
+    visit.open("/console/nowhere")
+    visit.faults = [fault for fault in visit.faults if "404" not in fault]
+    assert visit.page.locator("nav.side").count() == 1
+    visit.check()
+    visit.check_accessibility()
+
+
+def test_the_link_that_up_prints_opens_the_console_once(
+    open_browser: Any, live_server: LiveServer, origin: str
+) -> None:
+    visit = open_browser(signed_in=False)
+    visit.page.goto(f"{origin}/console/enter?ticket={live_server.console_ticket}")
+    visit.page.wait_for_url("**/console/playground/**")
+    visit.check()
+    stranger = open_browser(signed_in=False)
+    stranger.page.goto(f"{origin}/console/enter?ticket={live_server.console_ticket}")
+    assert "has been used" in stranger.page.inner_text("main")
+
+
+def test_an_answer_is_swapped_in_and_spoken(open_browser: Any) -> None:
+    visit = open_browser()
+    visit.open("/console/playground/classify")
+    before = visit.page.url
+    visit.page.fill("#text", "I would like my money back, the parcel never came.")
+    visit.page.click("#ask button.primary")
+    visit.page.wait_for_function("document.getElementById('live').textContent.length > 0")
+    spoken = visit.page.inner_text("#live")
+    assert spoken.endswith(".")
+    assert visit.page.url == before
+    assert "my money back" in visit.page.inner_text(".same")
+    visit.check()
+    visit.check_accessibility()
+
+
+def test_an_example_fills_the_form_and_asks(open_browser: Any) -> None:
+    visit = open_browser()
+    visit.open("/console/playground/similarity")
+    second = visit.page.locator(".examples a").nth(1)
+    with visit.page.expect_response("**/console/playground/similarity"):
+        second.click()
+    assert visit.page.input_value("#a").startswith(second.inner_text()[:20])
+    assert second.get_attribute("aria-current") == "true"
+    visit.check()
+
+
+def test_words_are_explained_on_demand(open_browser: Any) -> None:
+    visit = open_browser()
+    visit.open("/console/playground/classify")
+    with visit.page.expect_response("**/console/playground/explain"):
+        visit.page.click(".outcome form button")
+    visit.page.wait_for_selector("#explanation .explained")
+    assert visit.page.locator("#explanation .provenance").count() == 0
+    visit.check()
+    visit.check_accessibility()
+
+
+def test_an_empty_text_is_refused_as_a_designed_state(open_browser: Any) -> None:
+    visit = open_browser()
+    visit.open("/console/playground/classify")
+    visit.page.fill("#text", "   ")
+    visit.page.click("#ask button.primary")
+    visit.page.wait_for_selector("#answer .problem")
+    assert re.search(r"[0-9a-f]{8}", visit.page.inner_text("#answer .problem"))
+    visit.faults = [fault for fault in visit.faults if "422" not in fault]
+    visit.check()
+    visit.check_accessibility()
+
+
+def test_a_lost_connection_keeps_the_text(open_browser: Any) -> None:
+    visit = open_browser()
+    visit.open("/console/playground/classify")
+    visit.page.fill("#text", "still here")
+    visit.page.context.set_offline(True)
+    visit.page.click("#ask button.primary")
+    visit.page.wait_for_selector("#answer .problem")
+    assert "did not answer" in visit.page.inner_text("#answer")
+    assert visit.page.input_value("#text") == "still here"
+
+
+def test_the_keyboard_reaches_everything_in_order(open_browser: Any) -> None:
+    visit = open_browser()
+    page = visit.page
+    visit.open("/console/playground/classify")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "text"
+    with page.expect_response("**/console/playground/classify"):
+        page.keyboard.press("Control+Enter")
+    page.keyboard.type("?")
+    assert not page.locator("#keys").is_visible()
+    page.locator("h1").click()
+    page.keyboard.press("?")
+    assert page.locator("#keys").is_visible()
+    visit.check_accessibility()
+    page.keyboard.press("Escape")
+    assert not page.locator("#keys").is_visible()
+    visit.check()
+
+
+def test_single_keys_can_be_turned_off(open_browser: Any) -> None:
+    visit = open_browser()
+    page = visit.page
+    visit.open("/console/models")
+    page.keyboard.press("?")
+    page.uncheck("#single-keys")
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    assert not page.locator("#keys").is_visible()
+    visit.open("/console/playground/classify")
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") != "text"
+
+
+def test_the_theme_is_kept_without_a_flash(open_browser: Any) -> None:
+    visit = open_browser(color_scheme="light")
+    page = visit.page
+    visit.open("/console/models")
+
+    def ground() -> str:
+        return str(page.evaluate("getComputedStyle(document.documentElement).backgroundColor"))
+
+    light = ground()
+    page.click("[data-theme-link]")  # system -> light
+    assert ground() == light
+    page.click("[data-theme-link]")  # light -> dark
+    dark = ground()
+    assert dark != light
+    # The server writes the theme into the page: it is there before any script has run.
+    response = page.context.request.get(page.url)
+    assert 'data-theme="dark"' in response.text()
+    visit.open("/console/models")
+    assert ground() == dark
+    visit.check()
+
+
+def test_codes_can_be_switched_and_copied(open_browser: Any) -> None:
+    visit = open_browser(permissions=["clipboard-read", "clipboard-write"])
+    page = visit.page
+    visit.open("/console/playground/embed")
+    assert page.locator(".code-curl").is_visible()
+    page.locator(".switch input").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".code-python").is_visible()
+    assert not page.locator(".code-curl").is_visible()
+    page.click(".same [data-copy]")
+    page.wait_for_function("document.querySelector('.same [data-copy]').textContent === 'Copied'")
+    assert page.evaluate("navigator.clipboard.readText()").startswith("import json")
+    visit.check()
+
+
+def test_everything_works_without_script(open_browser: Any, pages: list[str]) -> None:
+    visit = open_browser(java_script_enabled=False)
+    page = visit.page
+    for path in pages:
+        page.goto(visit.origin + path)
+        assert page.locator("h1").is_visible()
+    page.goto(f"{visit.origin}/console/playground/classify")
+    page.fill("#text", "Where is my parcel?")
+    page.click("#ask button.primary")
+    assert page.input_value("#text") == "Where is my parcel?"
+    assert page.locator("#answer .headline").is_visible()
+    page.locator(".examples a").nth(1).click()
+    assert page.url.endswith("?example=2")
+    page.click(".outcome form button")
+    assert page.url.endswith("/console/playground/explain")
+    page.locator(".switch label").nth(1).click()
+    assert page.locator(".code-python").is_visible()
+    page.click(".langs a[hreflang=fr]")
+    assert page.get_attribute("html", "lang") == "fr"
+    page.click("a.theme")
+    assert page.get_attribute("html", "data-theme") == "light"
+    page.click(".sign-out button")
+    assert page.url.endswith("/console/sign-in")
+
+
+def test_nothing_moves_while_a_page_loads(open_browser: Any, pages: list[str]) -> None:
+    visit = open_browser()
+    visit.page.add_init_script(
+        """
+        window.shift = 0;
+        new PerformanceObserver((list) => {
+          for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shift += entry.value;
+        }).observe({ type: "layout-shift", buffered: true });
+        """
+    )
+    for path in pages:
+        visit.open(path)
+        assert visit.page.evaluate("window.shift") < 0.01, path
