@@ -22,7 +22,7 @@ from tremplin.gateway.state import ServerState
 from tremplin.machine import Machine, read_machine
 from tremplin.monitor.logs import NO_ACCESS_LOG, AccessLog
 from tremplin.monitor.metrics import Metrics
-from tremplin.registry.files import write_atomically
+from tremplin.registry.files import secret_in
 from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
 from tremplin.registry.passport import Speed
 from tremplin.registry.services import Service
@@ -133,7 +133,7 @@ def build_server(
         state=lambda: state.name,
         check_key=check_key if settings.auth else lambda key: True,
         redeem_ticket=redeem_ticket,
-        session_secret=_secret(places.session_secret),
+        session_secret=secret_in(places.session_secret),
         version=__version__,
     )
     endpoints = (
@@ -251,9 +251,3 @@ def _live(declared: Sequence[Service], fleet: Fleet, threads: int) -> list[LiveV
             )
         )
     return live
-
-
-def _secret(path: Path) -> bytes:
-    if not path.exists():
-        write_atomically(path, secrets.token_bytes(32), mode=0o600)
-    return path.read_bytes()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CHUNK_BYTES = 1 << 20
@@ -43,6 +46,27 @@ def copy_durably(source: Path, target: Path) -> str:
         writer.flush()
         os.fsync(writer.fileno())
     return digest.hexdigest()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file; other processes and threads wait. Windows has no such lock: no wait."""
+    with path.open("ab") as stream:
+        if os.name == "posix":
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX)  # ends when the stream is closed, also by a crash
+        yield
+
+
+def secret_in(path: Path) -> bytes:
+    """Return the 32 random bytes kept in a file that only its owner can read, made at first use."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.parent / f".{path.name}.lock"):  # two processes would each believe in their own
+            if not path.exists():
+                write_atomically(path, secrets.token_bytes(32), mode=0o600)
+    return path.read_bytes()
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 objects/ab/ab12...            artefacts, one file per content, shared between versions
 models/<model>/<version>/     manifest.json, manifest.sig, speed/<machine>-<threads>t.json
-staging/                      what is being written; emptied at start
+staging/                      what is being written; what a killed process left there goes after a day
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ from __future__ import annotations
 import errno
 import hmac
 import os
-import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from tremplin.errors import DamagedArtefact, NotServable, PublishFailed, UnknownVersion
-from tremplin.registry.files import copy_durably, sha256_of, sync_folder, write_atomically
+from tremplin.registry.files import copy_durably, secret_in, sha256_of, sync_folder, write_atomically
 from tremplin.registry.manifest import Artefact, Manifest, dump_manifest, is_name, load_manifest
 from tremplin.registry.passport import Speed
 
 _SPEED = TypeAdapter(Speed)
+
+ABANDONED_AFTER_S = 24 * 3600  # no publication takes this long
 
 
 class Registry:
@@ -38,13 +40,18 @@ class Registry:
         self._staging = root / "staging"
         for folder in (self._objects, self._models, self._staging):
             folder.mkdir(parents=True, exist_ok=True)
-        self._key = _signing_key(root / "signing.key")
+        # It proves that a manifest was published through this registry and not edited since. It does not protect
+        # against someone who can read the folder; a key kept elsewhere comes with the shared registry.
+        self._key = secret_in(root / "signing.key")
+        _remove_abandoned(self._staging)
 
     # -- reading -------------------------------------------------------------------------------
 
     def models(self) -> list[str]:
         """Return the names of all models, sorted."""
-        return sorted(folder.name for folder in self._models.iterdir() if folder.is_dir())
+        return sorted(
+            folder.name for folder in self._models.iterdir() if folder.is_dir() and any(folder.iterdir())
+        )
 
     def versions(self, model: str) -> list[Manifest]:
         """Return the versions of a model, oldest first; empty when the model is unknown."""
@@ -75,12 +82,18 @@ class Registry:
                 "Publish the version again, or restore the registry from a backup."
             )
         try:
-            return load_manifest(payload)
+            manifest = load_manifest(payload)
         except ValidationError as error:
             raise DamagedArtefact(
                 f"The manifest of {model}@{version} was written by another release of Tremplin "
                 f"({error.error_count()} fields differ). Import the model again."
             ) from None
+        if (manifest.model, manifest.version) != (model, version):
+            raise DamagedArtefact(
+                f"The folder of {model}@{version} holds the manifest of {manifest.ref}. Remove the folder: "
+                "a version cannot be renamed."
+            )
+        return manifest
 
     def latest(self, model: str) -> Manifest:
         """Return the newest version of a model; raises UnknownVersion when it has none."""
@@ -134,7 +147,7 @@ class Registry:
             )
         target = self._models / manifest.model / manifest.version
         if target.exists():
-            raise PublishFailed(f"{manifest.ref} exists already; versions never change. Choose another name.")
+            raise _exists(manifest)
         with self._staged() as staging:
             complete = replace(
                 manifest,
@@ -146,7 +159,12 @@ class Registry:
             write_atomically(aside / "manifest.json", payload)
             write_atomically(aside / "manifest.sig", self._sign(payload).encode())
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(aside, target)
+            try:
+                os.rename(aside, target)
+            except OSError:
+                if target.exists():  # another process was faster
+                    raise _exists(manifest) from None
+                raise
             sync_folder(target.parent)
         return complete
 
@@ -183,10 +201,7 @@ class Registry:
 
     def speed(self, manifest: Manifest, machine_id: str, threads: int) -> Speed | None:
         """Return what was measured of a version on this machine, or None."""
-        try:
-            return _SPEED.validate_json(self._speed_file(manifest, machine_id, threads).read_bytes())
-        except (FileNotFoundError, ValidationError):
-            return None
+        return _read_speed(self._speed_file(manifest, machine_id, threads))
 
     def record_speed(self, manifest: Manifest, speed: Speed) -> None:
         """Keep what was measured; an older measurement of the same machine and threads is replaced."""
@@ -197,7 +212,7 @@ class Registry:
         """Return every speed kept for a version, on all machines."""
         folder = self._models / manifest.model / manifest.version / "speed"
         files = sorted(folder.glob("*.json")) if folder.is_dir() else []
-        return [_SPEED.validate_json(file.read_bytes()) for file in files]
+        return [speed for file in files if (speed := _read_speed(file)) is not None]
 
     def _speed_file(self, manifest: Manifest, machine_id: str, threads: int) -> Path:
         folder = self._models / manifest.model / manifest.version / "speed"
@@ -212,6 +227,26 @@ class Registry:
         return hmac.new(self._key, payload, "sha256").hexdigest()
 
 
+def _exists(manifest: Manifest) -> PublishFailed:
+    return PublishFailed(f"{manifest.ref} exists already; versions never change. Choose another name.")
+
+
+def _read_speed(file: Path) -> Speed | None:
+    """Return a measurement; None when there is none, or another release wrote it: it can be measured again."""
+    try:
+        return _SPEED.validate_json(file.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _remove_abandoned(staging: Path) -> None:
+    """Remove what killed processes left; younger folders may belong to a process that is still writing."""
+    for folder in staging.iterdir():
+        with suppress(FileNotFoundError):  # its owner was faster
+            if time.time() - folder.stat().st_mtime > ABANDONED_AFTER_S:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 def check_servable(manifest: Manifest, *, forced: bool = False) -> tuple[str, ...]:
     """Return the bounds a version breaks; empty when its evidence holds.
 
@@ -224,19 +259,6 @@ def check_servable(manifest: Manifest, *, forced: bool = False) -> tuple[str, ..
             f"Serve another version, or force this one by name: --force {manifest.ref}"
         )
     return broken
-
-
-def _signing_key(path: Path) -> bytes:
-    """Return the registry's own key, made at first use.
-
-    It proves that a manifest was published through this registry and not edited since. It does not protect
-    against someone who can read the folder; a key kept elsewhere comes with the shared registry.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        write_atomically(path, secrets.token_bytes(32), mode=0o600)
-        return path.read_bytes()
 
 
 def _version_number(name: str) -> int:

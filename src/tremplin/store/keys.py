@@ -10,14 +10,16 @@ import hmac
 import os
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from tremplin.errors import UnknownName
-from tremplin.registry.files import write_atomically
+from tremplin.errors import RegistryError, UnknownName
+from tremplin.registry.files import locked, secret_in, write_atomically
 
 PREFIX = "tk_"
 SHOWN_CHARACTERS = 8
@@ -48,10 +50,11 @@ class KeyRing:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "keys.json"
-        self._pepper = _read_or_make(folder / "pepper")
+        self._pepper = secret_in(folder / "pepper")
         self._path = str(self._file)  # a Path costs more to look at than the file
         self._look_again_at = 0.0
-        self._read_at = -1
+        self._read: tuple[int, int] | None = None
+        """When the file that was read was written, and its inode: two writes can fall in one tick of the clock."""
         self._by_digest: dict[str, ApiKey] = {}
 
     def create(self, name: str) -> str:
@@ -63,26 +66,32 @@ class KeyRing:
             digest=self._digest(key),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        self._write([*self.all(), made])
+        with self._changing() as keys:
+            keys.append(made)
         return key
 
     def revoke(self, key_id: str) -> ApiKey:
         """Refuse a key from now on; raises UnknownName when no live key has this id."""
-        keys = self.all()
-        for position, key in enumerate(keys):
-            if key.id == key_id and key.revoked_at is None:
-                gone = replace(key, revoked_at=datetime.now(UTC).isoformat(timespec="seconds"))
-                self._write([*keys[:position], gone, *keys[position + 1 :]])
-                return gone
+        with self._changing() as keys:
+            for position, key in enumerate(keys):
+                if key.id == key_id and key.revoked_at is None:
+                    gone = replace(key, revoked_at=datetime.now(UTC).isoformat(timespec="seconds"))
+                    keys[position] = gone
+                    return gone
         known = ", ".join(key.id for key in keys if key.revoked_at is None) or "none"
         raise UnknownName(f"There is no live key {key_id!r}; live keys: {known}.")
 
     def all(self) -> list[ApiKey]:
-        """Return every key ever made, oldest first."""
+        """Return every key ever made, oldest first; raises RegistryError when the file is damaged."""
         try:
             return _KEYS.validate_json(self._file.read_bytes())
         except FileNotFoundError:
             return []
+        except ValidationError:
+            raise RegistryError(
+                f"The list of API keys ({self._file.name} in the data folder) is damaged. "
+                "Restore it from a backup, or delete it and make new keys with `tremplin keys create`."
+            ) from None
 
     def check(self, key: str) -> ApiKey | None:
         """Return the live key this secret belongs to, or None. Takes about 10 us."""
@@ -96,22 +105,22 @@ class KeyRing:
             return
         self._look_again_at = now + LOOK_EVERY_S
         try:
-            changed_at = os.stat(self._path).st_mtime_ns
+            status = os.stat(self._path)
+            written = (status.st_mtime_ns, status.st_ino)
         except FileNotFoundError:
-            changed_at = 0
-        if changed_at != self._read_at:
+            written = (0, 0)
+        if written != self._read:
             self._by_digest = {key.digest: key for key in self.all()}
-            self._read_at = changed_at
+            self._read = written
 
-    def _write(self, keys: list[ApiKey]) -> None:
-        write_atomically(self._file, _KEYS.dump_json(keys, indent=1), mode=0o600)
+    @contextmanager
+    def _changing(self) -> Iterator[list[ApiKey]]:
+        """Lend the keys to be changed and write them back, one process at a time: no change is lost."""
+        with locked(self._file.with_name("lock")):
+            keys = self.all()
+            yield keys
+            write_atomically(self._file, _KEYS.dump_json(keys, indent=1), mode=0o600)
         self._look_again_at = 0.0
 
     def _digest(self, key: str) -> str:
         return hmac.digest(self._pepper, key.encode("utf-8", "surrogatepass"), "sha256").hex()
-
-
-def _read_or_make(path: Path) -> bytes:
-    if not path.exists():
-        write_atomically(path, secrets.token_bytes(32), mode=0o600)
-    return path.read_bytes()
