@@ -1,4 +1,5 @@
-// Shows that an answer is on its way: a skeleton after 150 ms, words and seconds after one second.
+// Shows that an answer is on its way: a skeleton after 150 ms, words and seconds after one second. What is
+// asked for inside an answer (an explanation) leaves the answer itself on show.
 import { announce } from "./announce.js";
 
 const SKELETON_MS = 150;
@@ -9,52 +10,58 @@ let timers = [];
 export function watchProgress() {
   const panel = document.getElementById("answer");
   if (!panel) return;
-  document.addEventListener("htmx:before:request", () => start(panel));
+  document.addEventListener("htmx:before:request", (event) => start(panel, targetOf(event, panel)));
   document.addEventListener("htmx:finally:request", () => stop(panel));
-  document.addEventListener("htmx:error", () => showOffline(panel));
-  document.addEventListener("htmx:after:swap", () => {
-    announce(panel.querySelector("[data-announce]")?.dataset.announce);
-    bringIntoView(panel);
+  document.addEventListener("htmx:error", (event) => showOffline(targetOf(event, panel)));
+  document.addEventListener("htmx:after:swap", (event) => {
+    const target = targetOf(event, panel);
+    announce(target.querySelector("[data-announce]")?.dataset.announce);
+    bringIntoView(target);
   });
 }
 
-function start(panel) {
+function targetOf(event, panel) {
+  const target = event.detail?.ctx?.target;
+  return target instanceof Element ? target : panel;
+}
+
+function start(panel, target) {
   stop(panel);
+  const reply = panel.parentElement;
+  const seconds = reply.querySelector("[data-elapsed]");
   const began = performance.now();
-  const seconds = panel.parentElement.querySelector("[data-elapsed]");
   timers = [
-    setTimeout(() => panel.parentElement.classList.add("is-loading"), SKELETON_MS),
     setTimeout(() => {
-      panel.parentElement.classList.add("is-slow");
+      reply.classList.add("is-slow");
       announce(panel.dataset.working);
     }, WORDS_MS),
     setInterval(() => {
-      const elapsed = Math.round((performance.now() - began) / 1000);
-      if (seconds) seconds.textContent = `${elapsed} s`;
+      seconds.textContent = `${Math.round((performance.now() - began) / 1000)} s`;
     }, WORDS_MS),
   ];
-  panel.setAttribute("aria-busy", "true");
+  if (target === panel) timers.push(setTimeout(() => reply.classList.add("is-loading"), SKELETON_MS));
+  target.setAttribute("aria-busy", "true");
 }
 
 function stop(panel) {
   for (const timer of timers) clearTimeout(timer);
   timers = [];
-  panel.parentElement.classList.remove("is-loading", "is-slow");
-  panel.removeAttribute("aria-busy");
+  const reply = panel.parentElement;
+  reply.classList.remove("is-loading", "is-slow");
+  for (const busy of reply.querySelectorAll("[aria-busy]")) busy.removeAttribute("aria-busy");
+  reply.querySelector("[data-elapsed]").textContent = "";
 }
 
-function showOffline(panel) {
+function showOffline(target) {
   const state = document.getElementById("offline-state");
-  if (!state) return;
-  panel.replaceChildren(state.content.cloneNode(true));
-  announce(panel.querySelector("h2")?.textContent);
+  target.replaceChildren(state.content.cloneNode(true));
+  announce(target.querySelector("h2")?.textContent);
 }
 
 // On a phone the answer lies under the form: the reader should not have to look for it.
-function bringIntoView(panel) {
-  const top = panel.getBoundingClientRect().top;
-  if (top > window.innerHeight * 0.75) {
+function bringIntoView(target) {
+  if (target.getBoundingClientRect().top > window.innerHeight * 0.75) {
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    panel.scrollIntoView({ block: "start", behavior: calm ? "auto" : "smooth" });
+    target.scrollIntoView({ block: "start", behavior: calm ? "auto" : "smooth" });
   }
 }

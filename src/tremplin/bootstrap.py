@@ -21,8 +21,8 @@ from tremplin.registry.task import Task
 ENCODER = "minilm"
 CLASSIFIER = "support-desk"
 
-# What the first run tries: the scheme that won on the machines measured (docs/decisions/0002), for each further one
-# costs five seconds. `tremplin optimize minilm` tries them all, `tremplin bench minilm` measures at leisure.
+# What the first run tries: the scheme that won on the machines measured (docs/decisions/0002), for each further
+# one costs five seconds. `tremplin optimize minilm` tries them all, `tremplin bench minilm` measures at leisure.
 FIRST_RUN_SCHEMES = ("mixed",)
 
 

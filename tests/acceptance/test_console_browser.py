@@ -73,7 +73,6 @@ class Visit:
 
     def open(self, path: str) -> None:
         self.page.goto(self.origin + path)
-        self.page.wait_for_load_state("networkidle")
 
     def check(self) -> None:
         """Fail on anything noticed so far, on a broken policy and on a sideways scroll."""

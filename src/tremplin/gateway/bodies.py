@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
 from starlette.responses import Response
 
 from tremplin.errors import MalformedBody
@@ -17,16 +17,19 @@ Body = TypeVar("Body", bound=BaseModel)
 JSON = "application/json"
 
 
-async def read_body(request: Request, shape: type[Body]) -> Body:
-    """Return the request's JSON body in the given shape.
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A JSON answer of a hot route, ready to be sent."""
 
-    Raises MalformedBody saying which member is wrong and what was expected, never what was sent.
-    """
-    return parse(await request.body(), shape)
+    body: bytes
+    headers: list[tuple[bytes, bytes]]
 
 
 def parse(payload: bytes, shape: type[Body]) -> Body:
-    """Return JSON bytes in the given shape; raises MalformedBody."""
+    """Return a JSON body in the given shape.
+
+    Raises MalformedBody saying which member is wrong and what was expected, never what was sent.
+    """
     try:
         return shape.model_validate_json(payload)
     except ValidationError as error:
@@ -48,16 +51,21 @@ def _malformed(error: ValidationError) -> MalformedBody:
     return MalformedBody(f"{where} has the wrong shape: {first['msg'].lower()}.", pointer=pointer)
 
 
-def answer(body: object, timings: Timings | None = None, version: str = "") -> Response:
+def answer(body: object, timings: Timings | None = None, version: str = "") -> Reply:
     """Return a JSON answer; NumPy arrays are written as lists, floats as short as they can be."""
-    response = Response(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), media_type=JSON)
+    headers = []
     if timings is not None:
-        response.headers["server-timing"] = server_timing(timings)
+        headers.append((b"server-timing", server_timing(timings).encode()))
         if timings.truncated:
-            response.headers["x-tremplin-truncated"] = str(timings.truncated)
+            headers.append((b"x-tremplin-truncated", str(timings.truncated).encode()))
     if version:
-        response.headers["x-tremplin-version"] = version
-    return response
+        headers.append((b"x-tremplin-version", version.encode()))
+    return Reply(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), headers)
+
+
+def respond(body: object, status: int = 200) -> Response:
+    """Return a JSON answer of a route that the framework serves."""
+    return Response(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), status, media_type=JSON)
 
 
 def server_timing(timings: Timings) -> str:

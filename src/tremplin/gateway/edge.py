@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tremplin.errors import BodyTooLarge, InvalidKey, MissingKey, NotReady, TremplinError
+from tremplin.gateway.bodies import Reply
 from tremplin.gateway.endpoint import Endpoint
 from tremplin.gateway.problems import Dialect, problem_response
 from tremplin.gateway.state import ServerState
@@ -67,7 +68,7 @@ class Edge:
     ) -> None:
         self._app = app
         self._hot: Mapping[tuple[str, str], Endpoint] = {
-            (endpoint.method, endpoint.path): endpoint for endpoint in endpoints if endpoint.hot
+            (endpoint.method, endpoint.path): endpoint for endpoint in endpoints if endpoint.hot is not None
         }
         self._state = state
         self._metrics = metrics
@@ -85,19 +86,18 @@ class Edge:
         endpoint = self._hot.get((scope["method"], path))
         dialect = endpoint.dialect if endpoint else dialect_of(path)
         exchange = Exchange(_request_id(headers), path if endpoint else "", dialect)
-        scope["tremplin.request_id"] = exchange.request_id
-        send = self._answering(exchange, send)
         self._state.in_flight += 1
         try:
             self._check(scope["method"], path, headers)
-            receive = _bounded(receive, self._max_body_bytes)
-            if endpoint is not None:
+            if endpoint is not None and endpoint.hot is not None:
                 if not self._state.is_started:
                     raise NotReady("The server is starting; ask /readyz when it is ready.")
-                response = await endpoint.handler(Request(scope, receive))
-                await response(scope, receive, send)
+                reply = await endpoint.hot(await _body(receive, self._max_body_bytes))
+                await self._send_reply(reply, exchange, send)
             else:
-                await self._app(scope, receive, send)
+                scope["tremplin.request_id"] = exchange.request_id
+                receive = _bounded(receive, self._max_body_bytes)
+                await self._app(scope, receive, self._answering(exchange, send))
         except ClientDisconnect:  # gone while sending: there is nobody to answer
             exchange.status = 499
         except Exception as error:  # every failure becomes a problem; none reaches the server
@@ -110,7 +110,7 @@ class Edge:
                     request_id=exchange.request_id,
                     rows_at=endpoint.rows_at if endpoint else "",
                 )
-                await response(scope, receive, send)
+                await response(scope, receive, self._answering(exchange, send))
         finally:
             self._state.in_flight -= 1
             self._account(exchange, scope)
@@ -131,6 +131,19 @@ class Edge:
             )
         if not self._check_key(key):
             raise InvalidKey("The API key is unknown or revoked. `tremplin keys list` shows the live ones.")
+
+    async def _send_reply(self, reply: Reply, exchange: Exchange, send: Send) -> None:
+        exchange.status = 200
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(reply.body)).encode()),
+            (b"x-request-id", exchange.request_id.encode()),
+            *reply.headers,
+        ]
+        if self._state.is_draining:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
 
     def _answering(self, exchange: Exchange, send: Send) -> Send:
         request_id = exchange.request_id.encode()
@@ -181,6 +194,22 @@ def _key(headers: dict[bytes, bytes]) -> str:
     if scheme.lower() == b"bearer":
         return value.strip().decode("latin-1")
     return headers.get(b"x-api-key", b"").decode("latin-1")
+
+
+async def _body(receive: Receive, limit: int) -> bytes:
+    """Return a request's whole body; raises BodyTooLarge, or ClientDisconnect when the caller left."""
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    while message["type"] == "http.request" and message.get("more_body", False):
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise _too_large(limit)
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    if len(body) > limit:
+        raise _too_large(limit)
+    return body
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:

@@ -9,25 +9,28 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tremplin.gateway.bodies import Reply
 from tremplin.gateway.problems import Dialect
 
 Handler = Callable[[Request], Awaitable[Response]]
+HotHandler = Callable[[bytes], Awaitable[Reply]]
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One operation of the data plane."""
+    """One operation of the data plane. It has a handler or, on the paths that carry inference, a hot one."""
 
     method: str
     path: str
-    handler: Handler
     dialect: Dialect
     summary: str
+    handler: Handler | None = None
+    """Called by the framework."""
+    hot: HotHandler | None = None
+    """Called by the edge with the body, past the framework; its path has no parameter."""
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
     """The answer's shape, for the API document; handlers write their answers themselves."""
-    hot: bool = False
-    """Reached by a look-up before the framework: for the routes that carry inference (no path parameter)."""
     public: bool = False
     """Answered without a key."""
     rows_at: str = ""

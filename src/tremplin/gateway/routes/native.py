@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.requests import Request
-from starlette.responses import Response
 
-from tremplin.gateway.bodies import answer, read_body
+from tremplin.gateway.bodies import Reply, answer, parse
 from tremplin.gateway.endpoint import Endpoint
 from tremplin.gateway.problems import Dialect
 from tremplin.monitor.metrics import Metrics
@@ -134,38 +132,38 @@ class ExplainAnswer(BaseModel):
 def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
     """Return the native routes."""
 
-    async def classify(request: Request) -> Response:
-        body = await read_body(request, ClassifyRequest)
+    async def classify(payload: bytes) -> Reply:
+        body = parse(payload, ClassifyRequest)
         texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
         answered = await services.classify(texts, model=body.model, truncate=body.truncate)
         metrics.phases(answered.timings)
         results = [_classification(result) for result in answered.value]
         return answer({"results": results, "version": answered.version}, answered.timings, answered.version)
 
-    async def similarity(request: Request) -> Response:
-        body = await read_body(request, SimilarityRequest)
+    async def similarity(payload: bytes) -> Reply:
+        body = parse(payload, SimilarityRequest)
         answered = await services.similarity(body.source, body.sentences, model=body.model)
         metrics.phases(answered.timings)
         reply = {"scores": answered.value, "version": answered.version}
         return answer(reply, answered.timings, answered.version)
 
-    async def search(request: Request) -> Response:
-        body = await read_body(request, SearchRequest)
+    async def search(payload: bytes) -> Reply:
+        body = parse(payload, SearchRequest)
         answered = await services.search(body.query, top_k=body.top_k)
         metrics.phases(answered.timings)
         hits = [asdict(hit.document) | {"score": hit.score} for hit in answered.value]
         return answer({"hits": hits, "version": answered.version}, answered.timings, answered.version)
 
-    async def zero_shot(request: Request) -> Response:
-        body = await read_body(request, ZeroShotRequest)
+    async def zero_shot(payload: bytes) -> Reply:
+        body = parse(payload, ZeroShotRequest)
         labels = [CandidateLabel(label.label, label.description) for label in body.labels]
         answered = await services.zero_shot(body.text, labels, model=body.model)
         metrics.phases(answered.timings)
         reply = _classification(answered.value) | {"version": answered.version}
         return answer(reply, answered.timings, answered.version)
 
-    async def explain(request: Request) -> Response:
-        body = await read_body(request, ExplainRequest)
+    async def explain(payload: bytes) -> Reply:
+        body = parse(payload, ExplainRequest)
         answered = await services.explain(body.text, label=body.label, model=body.model)
         metrics.phases(answered.timings)
         reply = asdict(answered.value) | {"version": answered.version}
@@ -174,24 +172,24 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
     post, native = "POST", Dialect.NATIVE
     return (
         Endpoint(
-            post, "/v1/classify", classify, native, "Classify texts",
-            ClassifyRequest, ClassifyAnswer, hot=True, rows_at="/inputs",
+            post, "/v1/classify", native, "Classify texts", hot=classify,
+            body=ClassifyRequest, answer=ClassifyAnswer, rows_at="/inputs",
         ),
         Endpoint(
-            post, "/v1/similarity", similarity, native, "Compare one text with others",
-            SimilarityRequest, SimilarityAnswer, hot=True,
+            post, "/v1/similarity", native, "Compare one text with others", hot=similarity,
+            body=SimilarityRequest, answer=SimilarityAnswer,
         ),
         Endpoint(
-            post, "/v1/search", search, native, "Search the documents by meaning",
-            SearchRequest, SearchAnswer, hot=True,
+            post, "/v1/search", native, "Search the documents by meaning", hot=search,
+            body=SearchRequest, answer=SearchAnswer,
         ),
         Endpoint(
-            post, "/v1/zero-shot", zero_shot, native, "Classify by descriptions of labels",
-            ZeroShotRequest, ClassificationAnswer, hot=True,
+            post, "/v1/zero-shot", native, "Classify by descriptions of labels", hot=zero_shot,
+            body=ZeroShotRequest, answer=ClassificationAnswer,
         ),
         Endpoint(
-            post, "/v1/explain", explain, native, "Say which words carried a decision",
-            ExplainRequest, ExplainAnswer, hot=True,
+            post, "/v1/explain", native, "Say which words carried a decision", hot=explain,
+            body=ExplainRequest, answer=ExplainAnswer,
         ),
     )  # fmt: skip
 

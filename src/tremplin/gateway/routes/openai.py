@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tremplin.errors import UnknownModel
-from tremplin.gateway.bodies import answer, read_body
+from tremplin.gateway.bodies import Reply, answer, parse, respond
 from tremplin.gateway.endpoint import Endpoint
 from tremplin.gateway.problems import Dialect
 from tremplin.monitor.metrics import Metrics
@@ -77,8 +77,8 @@ class ModelList(BaseModel):
 def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
     """Return the dialect's routes."""
 
-    async def embeddings(request: Request) -> Response:
-        body = await read_body(request, EmbeddingsRequest)
+    async def embeddings(payload: bytes) -> Reply:
+        body = parse(payload, EmbeddingsRequest)
         texts, ids = _inputs(body.input)
         if ids is not None:
             answered = await services.embed_ids(ids, model=body.model, dimensions=body.dimensions)
@@ -95,22 +95,23 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
         return answer(reply, answered.timings, answered.version)
 
     async def models(request: Request) -> Response:
-        return answer({"object": "list", "data": _models(services)})
+        return respond({"object": "list", "data": _models(services)})
 
     async def model(request: Request) -> Response:
         name = request.path_params["model"]
         found = next((item for item in _models(services) if item["id"] == name), None)
         if found is None:
             raise UnknownModel(f"There is no model {name[:80]!r} here. GET /v1/models lists those there are.")
-        return answer(found)
+        return respond(found)
 
+    openai = Dialect.OPENAI
     return (
         Endpoint(
-            "POST", "/v1/embeddings", embeddings, Dialect.OPENAI, "Embed texts or token ids",
-            EmbeddingsRequest, EmbeddingsAnswer, hot=True, rows_at="/input",
+            "POST", "/v1/embeddings", openai, "Embed texts or token ids", hot=embeddings,
+            body=EmbeddingsRequest, answer=EmbeddingsAnswer, rows_at="/input",
         ),
-        Endpoint("GET", "/v1/models", models, Dialect.OPENAI, "List the models served here", None, ModelList),
-        Endpoint("GET", "/v1/models/{model:path}", model, Dialect.OPENAI, "Describe a model", None, ModelItem),
+        Endpoint("GET", "/v1/models", openai, "List the models served here", models, answer=ModelList),
+        Endpoint("GET", "/v1/models/{model:path}", openai, "Describe a model", model, answer=ModelItem),
     )  # fmt: skip
 
 

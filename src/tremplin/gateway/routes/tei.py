@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from tremplin import __version__
 from tremplin.errors import BadInput, EmptyText
-from tremplin.gateway.bodies import answer, read_body
+from tremplin.gateway.bodies import Reply, answer, parse, respond
 from tremplin.gateway.endpoint import Endpoint
 from tremplin.gateway.problems import Dialect
 from tremplin.monitor.metrics import Metrics
@@ -85,8 +85,8 @@ class TokenizeRequest(_Request):
 def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
     """Return the dialect's routes."""
 
-    async def embed(request: Request) -> Response:
-        body = await read_body(request, EmbedRequest)
+    async def embed(payload: bytes) -> Reply:
+        body = parse(payload, EmbedRequest)
         if not body.normalize:
             raise BadInput(
                 "normalize is false, but this model's graph ends in its own normalisation. Leave it out.",
@@ -99,14 +99,14 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
         metrics.phases(answered.timings)
         return answer(answered.value, answered.timings, answered.version)
 
-    async def similarity(request: Request) -> Response:
-        body = (await read_body(request, SimilarityRequest)).inputs
+    async def similarity(payload: bytes) -> Reply:
+        body = parse(payload, SimilarityRequest).inputs
         answered = await services.similarity(body.source_sentence, body.sentences)
         metrics.phases(answered.timings)
         return answer(answered.value, answered.timings, answered.version)
 
-    async def predict(request: Request) -> Response:
-        body = await read_body(request, PredictRequest)
+    async def predict(payload: bytes) -> Reply:
+        body = parse(payload, PredictRequest)
         if body.raw_scores:
             raise BadInput(
                 "raw_scores is true; this server answers calibrated probabilities.", pointer="/raw_scores"
@@ -121,15 +121,15 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
         is_nested = is_batch or body.parameters is not None
         return answer(results if is_nested else results[0], answered.timings, answered.version)
 
-    async def root(request: Request) -> Response:
+    async def root(payload: bytes) -> Reply:
         """What a Hub client calls when it is given only our address: the task is told by the body."""
-        body = await read_body(request, RootRequest)
+        body = parse(payload, RootRequest)
         if isinstance(body.inputs, dict):
-            return await similarity(request)
-        return await (embed(request) if body.parameters is None else predict(request))
+            return await similarity(payload)
+        return await (embed(payload) if body.parameters is None else predict(payload))
 
-    async def tokenize(request: Request) -> Response:
-        body = await read_body(request, TokenizeRequest)
+    async def tokenize(payload: bytes) -> Reply:
+        body = parse(payload, TokenizeRequest)
         texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
         if not texts:
             raise EmptyText("inputs is empty; send at least one text.", pointer="/inputs")
@@ -154,25 +154,17 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
         )
 
     async def info(request: Request) -> Response:
-        return answer(_info(services))
+        return respond(_info(services))
 
-    post = "POST"
+    post, tei = "POST", Dialect.TEI
+    at = "/inputs"
     return (
-        Endpoint(post, "/embed", embed, Dialect.TEI, "Embed texts", EmbedRequest, hot=True, rows_at="/inputs"),
-        Endpoint(post, "/", root, Dialect.TEI, "Embed, compare or classify", RootRequest, hot=True),
-        Endpoint(post, "/similarity", similarity, Dialect.TEI, "Compare sentences", SimilarityRequest, hot=True),
-        Endpoint(
-            post,
-            "/predict",
-            predict,
-            Dialect.TEI,
-            "Classify texts",
-            PredictRequest,
-            hot=True,
-            rows_at="/inputs",
-        ),
-        Endpoint(post, "/tokenize", tokenize, Dialect.TEI, "Show a text's tokens", TokenizeRequest),
-        Endpoint("GET", "/info", info, Dialect.TEI, "What is served, and on what evidence"),
+        Endpoint(post, "/embed", tei, "Embed texts", hot=embed, body=EmbedRequest, rows_at=at),
+        Endpoint(post, "/", tei, "Embed, compare or classify", hot=root, body=RootRequest, rows_at=at),
+        Endpoint(post, "/similarity", tei, "Compare sentences", hot=similarity, body=SimilarityRequest),
+        Endpoint(post, "/predict", tei, "Classify texts", hot=predict, body=PredictRequest, rows_at=at),
+        Endpoint(post, "/tokenize", tei, "Show a text's tokens", hot=tokenize, body=TokenizeRequest, rows_at=at),
+        Endpoint("GET", "/info", tei, "What is served, and on what evidence", info),
     )
 
 

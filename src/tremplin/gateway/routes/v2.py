@@ -21,7 +21,7 @@ from starlette.responses import Response
 
 from tremplin import __version__
 from tremplin.errors import InvalidText, MalformedBody, UnknownModel, UnknownName
-from tremplin.gateway.bodies import JSON, answer, parse, server_timing
+from tremplin.gateway.bodies import JSON, parse, respond, server_timing
 from tremplin.gateway.endpoint import Endpoint
 from tremplin.gateway.problems import Dialect
 from tremplin.gateway.state import ServerState
@@ -84,27 +84,24 @@ def endpoints(services: Services, metrics: Metrics, state: ServerState) -> tuple
     """Return the protocol's routes."""
 
     async def server_metadata(request: Request) -> Response:
-        return answer(
+        return respond(
             {"name": "tremplin", "version": __version__, "extensions": ["binary_tensor_data"]},
         )
 
     async def live(request: Request) -> Response:
-        return answer({"live": True})
+        return respond({"live": True})
 
     async def ready(request: Request) -> Response:
-        response = answer({"ready": state.name == "ready"})
-        response.status_code = 200 if state.name == "ready" else 503
-        return response
+        is_ready = state.name == "ready"
+        return respond({"ready": is_ready}, 200 if is_ready else 503)
 
     async def model_metadata(request: Request) -> Response:
-        return answer(_metadata(_find(services, request)))
+        return respond(_metadata(_find(services, request)))
 
     async def model_ready(request: Request) -> Response:
         inferencer = _find(services, request)
         is_ready = state.name == "ready" and inferencer.engine.health()
-        response = answer({"name": inferencer.manifest.model, "ready": is_ready})
-        response.status_code = 200 if is_ready else 503
-        return response
+        return respond({"name": inferencer.manifest.model, "ready": is_ready}, 200 if is_ready else 503)
 
     async def infer(request: Request) -> Response:
         inferencer = _find(services, request)
@@ -126,14 +123,14 @@ def endpoints(services: Services, metrics: Metrics, state: ServerState) -> tuple
 
     def both(method: str, suffix: str, handler: Any, summary: str, body: Any = None) -> list[Endpoint]:
         return [
-            Endpoint(method, f"/v2/models/{{model}}{middle}{suffix}", handler, Dialect.V2, summary, body)
+            Endpoint(method, f"/v2/models/{{model}}{middle}{suffix}", Dialect.V2, summary, handler, body=body)
             for middle in ("", "/versions/{version}")
         ]
 
     return (
-        Endpoint("GET", "/v2", server_metadata, Dialect.V2, "Describe the server"),
-        Endpoint("GET", "/v2/health/live", live, Dialect.V2, "Whether the process lives", public=True),
-        Endpoint("GET", "/v2/health/ready", ready, Dialect.V2, "Whether to send requests here", public=True),
+        Endpoint("GET", "/v2", Dialect.V2, "Describe the server", server_metadata),
+        Endpoint("GET", "/v2/health/live", Dialect.V2, "Whether the process lives", live, public=True),
+        Endpoint("GET", "/v2/health/ready", Dialect.V2, "Whether to send requests here", ready, public=True),
         *both("GET", "", model_metadata, "Describe a model"),
         *both("GET", "/ready", model_ready, "Whether a model can answer"),
         *both("POST", "/infer", infer, "Run a model", InferRequest),

@@ -1,8 +1,10 @@
 """Make probabilities mean what they say, and measure how far they do.
 
-Fitted on out-of-fold logits: every row of train + validation speaks, through a head that never saw it. A
-validation part alone is six times smaller here, and its temperature and threshold vary accordingly; the heads
-of the folds have seen a fifth less than the head that ships, so both err to the careful side.
+Temperature and threshold are fitted on out-of-fold logits: every row of train and validation speaks, through a
+head that never saw it. Over 20 splits of the bundled tickets (1,288 rows, 280 measured) that gave a log loss of
+1.064 where a validation part of 151 rows gave 1.096, and proved a threshold for 0.95 in 17 splits where the
+validation part proved one in none. The heads of the folds have seen a fifth less than the one that ships, so
+both lean to the careful side.
 """
 
 from __future__ import annotations

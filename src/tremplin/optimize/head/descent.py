@@ -3,7 +3,7 @@
 Three things make it quick on sentence features. The caller gives the features in their principal axes, so a
 diagonal stands in for the Hessian from the first step on (Böhning 1992). Logits are linear in the parameters,
 so one product gives the logits along a whole search line, and a step that is tried again costs no product.
-Everything is deterministic: there is no sampling.
+There is no sampling: the same machine with the same number of threads gives the same bits.
 """
 
 from __future__ import annotations

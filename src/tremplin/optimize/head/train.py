@@ -115,6 +115,7 @@ def train_head(
             *(test.notes if test else ()),
             *parts.notes,
             *_notes(head, choice, threshold, target_accuracy),
+            *_broken_promise(metrics, threshold, target_accuracy),
         ),
         data_sha256=data.sha256,
         seed=seed,
@@ -219,3 +220,14 @@ def _notes(head: Logistic, choice: Choice, threshold: Threshold, target_accuracy
             "More labelled texts help, or fewer labels."
         )
     return notes
+
+
+def _broken_promise(metrics: Sequence[Metric], threshold: Threshold, target_accuracy: float) -> list[str]:
+    """Return a note when the measured rows contradict what out-of-fold answers proved."""
+    answered = next((metric for metric in metrics if metric.name == "accuracy_when_answered"), None)
+    if answered is None or not threshold.is_reached or answered.high >= target_accuracy:
+        return []
+    return [
+        f"Among answered test texts {answered.value:.3f} are right, fewer than the {target_accuracy:g} that held "
+        "on training texts: the two differ. Train on texts like those the service gets."
+    ]

@@ -37,7 +37,7 @@ from tremplin.optimize.importing.encoder_weights import (
     relative_bias_by_distance,
 )
 from tremplin.optimize.importing.families import EncoderSpec, Positions
-from tremplin.optimize.importing.graph_writer import GraphWriter
+from tremplin.optimize.importing.graph_writer import FLOAT, INT64, GraphWriter
 from tremplin.registry.task import Task
 
 MASKED = -1e9  # added to the score of a padded key; float32 keeps it far below any real score
@@ -91,7 +91,7 @@ def _write_positions(writer: GraphWriter, spec: EncoderSpec, table: str) -> str:
     padding = writer.integers(spec.padding_id)
     is_padding = writer.node("Equal", ["input_ids", padding], "positions.is_padding")
     is_token = writer.node(
-        "Cast", [writer.node("Not", [is_padding], "positions.is_token")], "positions.ones", to=7
+        "Cast", [writer.node("Not", [is_padding], "positions.is_token")], "positions.ones", to=INT64
     )
     rank = writer.node("CumSum", [is_token, writer.constant("axis_1", np.array(1, np.int64))], "positions.rank")
     kept = writer.node("Mul", [rank, is_token], "positions.kept")
@@ -101,7 +101,7 @@ def _write_positions(writer: GraphWriter, spec: EncoderSpec, table: str) -> str:
 
 def _write_attention_bias(writer: GraphWriter, spec: EncoderSpec, weights: EncoderWeights) -> str:
     """Return what is added to every score: (batch, 1, 1, tokens); MPNet: (batch, heads, tokens, tokens)."""
-    mask = writer.node("Cast", ["attention_mask"], "attention.mask", to=1)
+    mask = writer.node("Cast", ["attention_mask"], "attention.mask", to=FLOAT)
     inverted = writer.node("Sub", [writer.scalar("one", 1.0), mask], "attention.is_padding")
     scaled = writer.node("Mul", [inverted, writer.scalar("masked_score", MASKED)], "attention.padding_score")
     bias = writer.node("Unsqueeze", [scaled, writer.integers(1, 2)], "attention.bias")

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 OPSET = 21
 IR_VERSION = 10  # the one published with opset 21
 
+# onnx.TensorProto.DataType, written out so that importing this file does not import onnx.
+FLOAT, INT64, BOOL = 1, 7, 9
+
 ACTIVATION_OPERATORS = {
     "gelu": "Gelu", "gelu_tanh": "Gelu", "relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid",
 }  # fmt: skip

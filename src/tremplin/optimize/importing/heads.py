@@ -21,7 +21,7 @@ from tremplin.errors import IncompleteSource
 from tremplin.optimize.importing.checkpoint import Checkpoint, Config
 from tremplin.optimize.importing.encoder_weights import find_prefix, read_linear
 from tremplin.optimize.importing.families import EncoderSpec
-from tremplin.optimize.importing.graph_writer import GraphWriter
+from tremplin.optimize.importing.graph_writer import BOOL, FLOAT, GraphWriter
 from tremplin.optimize.importing.sentence_modules import Dense, EmbeddingStep, Normalize, Pooling, width_after
 from tremplin.optimize.importing.weights import Weights
 from tremplin.registry.task import Task
@@ -137,7 +137,7 @@ def _write_mode(writer: GraphWriter, hidden: str, mode: str, name: str) -> str:
             "Gather", [hidden, writer.constant("int64_scalar_0", np.array(0, np.int64))], name, axis=1
         )
     if mode == "max":
-        is_token = writer.node("Cast", ["attention_mask"], f"{name}.is_token", to=9)
+        is_token = writer.node("Cast", ["attention_mask"], f"{name}.is_token", to=BOOL)
         column = writer.node("Unsqueeze", [is_token, writer.integers(2)], f"{name}.is_token_column")
         lowest = writer.scalar("minus_infinity", -np.inf)
         kept = writer.node("Where", [column, hidden, lowest], f"{name}.kept")
@@ -157,7 +157,7 @@ def _write_mode(writer: GraphWriter, hidden: str, mode: str, name: str) -> str:
 
 def _write_token_weights(writer: GraphWriter, mode: str, name: str) -> str:
     """Return each token's weight in the sum, (batch, tokens): 1, its rank from 1, or 1 for the last only."""
-    mask = writer.node("Cast", ["attention_mask"], f"{name}.mask", to=1)
+    mask = writer.node("Cast", ["attention_mask"], f"{name}.mask", to=FLOAT)
     if mode in ("mean", "mean_sqrt_len_tokens"):
         return mask
     axis = writer.constant("axis_1", np.array(1, np.int64))
@@ -166,7 +166,7 @@ def _write_token_weights(writer: GraphWriter, mode: str, name: str) -> str:
         return writer.node("Mul", [rank, mask], f"{name}.weights")
     count = writer.node("ReduceSum", [mask, writer.integers(1)], f"{name}.count", keepdims=1)
     is_last = writer.node("Equal", [rank, count], f"{name}.is_last_rank")
-    return writer.node("Mul", [writer.node("Cast", [is_last], f"{name}.last", to=1), mask], f"{name}.weights")
+    return writer.node("Mul", [writer.node("Cast", [is_last], f"{name}.last", to=FLOAT), mask], f"{name}.weights")
 
 
 def write_classification(

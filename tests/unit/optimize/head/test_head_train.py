@@ -78,6 +78,12 @@ def test_noise_reaches_no_threshold_and_says_so(encoder):
     assert any("No threshold is proven" in note for note in head.notes)
 
 
+def test_test_rows_unlike_the_training_rows_are_noted(encoder):
+    test = labelled(60, noise=1.0, seed=3, start=1000)
+    head = train(encoder, labelled(100, noise=0.0), test=test)
+    assert any("the two differ" in note for note in head.notes)
+
+
 def test_an_encoder_that_spoils_numbers_or_tells_nothing_apart_is_refused(encoder):
     data = labelled(20)
 
