@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import httpx
 
-from tremplin.wiring import Server
+if TYPE_CHECKING:
+    from tremplin.wiring import Server
 
 
 def client_of(server: Server, **headers: str) -> httpx.AsyncClient:

@@ -8,7 +8,7 @@ import shutil
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -23,7 +23,9 @@ from tremplin.registry.files import locked
 from tremplin.registry.services import Service
 from tremplin.registry.store import Registry
 from tremplin.registry.task import Task
-from tremplin.wiring import Places, Server, build_server
+
+if TYPE_CHECKING:
+    from tremplin.wiring import Server
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -82,6 +84,7 @@ def published_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not bundled.is_installed():
         pytest.skip(f"the bundled model is not installed: {bundled.INSTALL}")
     from tremplin.bootstrap import first_run
+    from tremplin.wiring import Places
 
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -110,8 +113,8 @@ def copy_data(source: Path, target: Path) -> Path:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    """Return an empty registry."""
-    return Registry(Places(tmp_path / "data").registry)
+    """Return an empty registry, in the data folder of ``tiny_settings``."""
+    return Registry(tmp_path / "data" / "registry")
 
 
 @pytest.fixture
@@ -120,7 +123,7 @@ def tiny_settings(tmp_path: Path) -> Settings:
     return Settings(data=tmp_path / "data", threads=1, auth=False)
 
 
-TinyServer = Callable[..., Server]
+TinyServer = Callable[..., "Server"]
 
 
 @pytest.fixture
@@ -129,6 +132,8 @@ def tiny_server(registry: Registry, tiny_settings: Settings, tmp_path: Path) -> 
 
     Its arguments replace settings. What it returns has not said "started": tests decide that.
     """
+    from tremplin.wiring import build_server
+
     encoder = tiny_models.publish(registry, tmp_path / "encoder")
     classifier = tiny_models.publish(
         registry, tmp_path / "classifier", "tiny-classifier", interface=tiny_models.CLASSIFICATION

@@ -9,10 +9,11 @@ from tremplin.machine import Machine
 from tremplin.optimize.bundled import import_bundled
 from tremplin.optimize.head.dataset import read_labelled
 from tremplin.optimize.measure import BRIEF
-from tremplin.optimize.optimiser import Optimisation, Progress, optimise
+from tremplin.optimize.optimiser import Optimisation, optimise
 from tremplin.optimize.publish import import_and_publish
 from tremplin.optimize.texts import bundled_texts
 from tremplin.optimize.train import train_and_publish
+from tremplin.progress import Progress
 from tremplin.registry.manifest import Manifest
 from tremplin.registry.services import Service, write_services
 from tremplin.registry.store import Registry

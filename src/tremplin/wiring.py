@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+import structlog
 from starlette.types import ASGIApp
 
 from tremplin import __version__
@@ -39,6 +40,8 @@ from tremplin.store.keys import KeyRing
 from tremplin.tasks.search import Document
 
 MAX_DOCUMENTS = 50_000
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -230,9 +233,11 @@ class _Assembly:
         found = self.registry.speed(manifest, self.machine.id, self.threads)
         if found is not None:
             return found
+        from tremplin.optimize.measure import BRIEF
         from tremplin.optimize.publish import measure_and_record
 
-        return measure_and_record(self.registry, manifest, self.machine, threads=self.threads)
+        log.info("measuring speed on this machine", version=manifest.ref, threads=self.threads)
+        return measure_and_record(self.registry, manifest, self.machine, threads=self.threads, effort=BRIEF)
 
 
 def _live(declared: Sequence[Service], fleet: Fleet, threads: int) -> list[LiveVersion]:

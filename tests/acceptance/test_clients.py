@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import base64
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openai
 import pytest
-from huggingface_hub import InferenceClient
+from huggingface_hub import InferenceClient, constants
 from numpy.typing import NDArray
+from tritonclient import http as triton
+from tritonclient.utils import InferenceServerException
 
 from tests.live_server import LiveServer
-
-with warnings.catch_warnings():
-    # gevent complains of the event loop it was built with; the client starts none in these tests.
-    warnings.simplefilter("ignore")
-    from tritonclient import http as triton
-    from tritonclient.utils import InferenceServerException
 
 TEXTS = [
     "I was charged twice this month.",
@@ -30,6 +26,8 @@ REFUND = "I want my money back for the order that never came."
 # Rows of a batch are quantized together, so the same int8 text differs a little with its neighbours; one text a
 # request leaves only what the dialects themselves could add.
 SAME = 1e-5
+
+Hub = Callable[..., InferenceClient]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +52,9 @@ def vectors_of(answer: Any) -> NDArray[np.float32]:
     return np.array([item.embedding for item in answer.data], np.float32)
 
 
-def test_openai_embeds_by_default_through_base64(openai_client: openai.OpenAI, expected: NDArray[np.float32]) -> None:
+def test_openai_embeds_by_default_through_base64(
+    openai_client: openai.OpenAI, expected: NDArray[np.float32]
+) -> None:
     raw = openai_client.embeddings.with_raw_response.create(model="minilm", input=TEXTS[0])
     assert isinstance(raw.http_response.json()["data"][0]["embedding"], str)
     answer = raw.parse()
@@ -136,7 +136,9 @@ def test_openai_with_a_wrong_key_is_refused(live_server: LiveServer) -> None:
     assert raised.value.code == "invalid_key"
 
 
-async def test_openai_async_client_keeps_answers_apart(live_server: LiveServer, expected: NDArray[np.float32]) -> None:
+async def test_openai_async_client_keeps_answers_apart(
+    live_server: LiveServer, expected: NDArray[np.float32]
+) -> None:
     import asyncio
 
     async with openai.AsyncOpenAI(base_url=f"{live_server.base_url}/v1", api_key=live_server.api_key) as client:
@@ -150,13 +152,21 @@ async def test_openai_async_client_keeps_answers_apart(live_server: LiveServer, 
 # -- Hugging Face -------------------------------------------------------------------------------------
 
 
-def hub(live_server: LiveServer, path: str) -> InferenceClient:
-    return InferenceClient(model=live_server.base_url + path, token=live_server.api_key)
+@pytest.fixture
+def hub(
+    live_server: LiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., InferenceClient]:
+    """Return a function from a path to a client of it."""
+    # The library asks the Hub once a day which programs use it; a fresh answer in its cache keeps it at home.
+    cached = tmp_path / "harnesses.json"
+    cached.write_text('{"standardEnvVars": [], "harnesses": {}}')
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(cached))
+    return lambda path, key=live_server.api_key: InferenceClient(model=live_server.base_url + path, token=key)
 
 
 @pytest.mark.parametrize("path", ["", "/embed"])
-def test_hub_client_extracts_features(live_server: LiveServer, path: str, expected: NDArray[np.float32]) -> None:
-    client = hub(live_server, path)
+def test_hub_client_extracts_features(hub: Hub, path: str, expected: NDArray[np.float32]) -> None:
+    client = hub(path)
     for text, wanted in zip(TEXTS, expected, strict=True):
         found = client.feature_extraction(text)
         assert found.dtype == np.float32
@@ -166,15 +176,15 @@ def test_hub_client_extracts_features(live_server: LiveServer, path: str, expect
 
 
 @pytest.mark.parametrize("path", ["", "/similarity"])
-def test_hub_client_compares_sentences(live_server: LiveServer, path: str, expected: NDArray[np.float32]) -> None:
-    scores = hub(live_server, path).sentence_similarity(TEXTS[0], TEXTS)
+def test_hub_client_compares_sentences(hub: Hub, path: str, expected: NDArray[np.float32]) -> None:
+    scores = hub(path).sentence_similarity(TEXTS[0], TEXTS)
     np.testing.assert_allclose(scores, expected @ expected[0], atol=0.02)  # int8: neighbours in the batch
     assert np.argmax(scores) == 0
 
 
 @pytest.mark.parametrize("path", ["", "/predict"])
-def test_hub_client_classifies(live_server: LiveServer, path: str) -> None:
-    client = hub(live_server, path)
+def test_hub_client_classifies(hub: Hub, path: str) -> None:
+    client = hub(path)
     scores = client.text_classification(REFUND)
     assert scores[0].label == "refund_request"
     assert sum(element.score for element in scores) == pytest.approx(1.0, abs=1e-4)
@@ -182,17 +192,16 @@ def test_hub_client_classifies(live_server: LiveServer, path: str) -> None:
     assert client.text_classification(REFUND, top_k=2) == scores[:2]
 
 
-def test_hub_client_is_told_what_cannot_be_done(live_server: LiveServer) -> None:
+def test_hub_client_is_told_what_cannot_be_done(hub: Hub) -> None:
     from huggingface_hub.errors import HfHubHTTPError
 
-    client = hub(live_server, "")
+    client = hub("")
     with pytest.raises(HfHubHTTPError, match="422"):
         client.text_classification(REFUND, function_to_apply="none")
     with pytest.raises(HfHubHTTPError, match="422"):
         client.feature_extraction("a", normalize=False)
-    wrong_key = InferenceClient(model=live_server.base_url, token="tk_wrong")
     with pytest.raises(HfHubHTTPError, match="401"):
-        wrong_key.feature_extraction("a")
+        hub("", "tk_wrong").feature_extraction("a")
 
 
 def test_root_is_told_apart_by_shape_not_by_words(live_server: LiveServer) -> None:

@@ -73,6 +73,10 @@ class Visit:
 
     def open(self, path: str) -> None:
         self.page.goto(self.origin + path)
+        # htmx starts in a task of its own, shortly after the page has loaded.
+        self.page.wait_for_function(
+            "() => document.querySelectorAll('[hx-post]:not([data-htmx-powered])').length === 0"
+        )
 
     def check(self) -> None:
         """Fail on anything noticed so far, on a broken policy and on a sideways scroll."""
@@ -183,6 +187,14 @@ def test_every_page_is_sound(open_browser: Any, pages: list[str], lang: str, the
         visit.check_accessibility()
 
 
+@pytest.mark.parametrize("width", [320, 768, 1024, 1920])
+def test_no_width_makes_a_page_scroll_sideways(open_browser: Any, pages: list[str], width: int) -> None:
+    visit = open_browser(lang="fr", width=width)  # French words are the longer ones
+    for path in pages:
+        visit.open(path)
+        visit.check()
+
+
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 @pytest.mark.parametrize("lang", LOCALES)
 def test_the_door_is_sound(open_browser: Any, lang: str, width: int) -> None:
@@ -249,6 +261,33 @@ def test_words_are_explained_on_demand(open_browser: Any) -> None:
     assert visit.page.locator("#explanation .provenance").count() == 0
     visit.check()
     visit.check_accessibility()
+
+
+def test_a_slow_answer_shows_that_it_is_on_its_way(open_browser: Any) -> None:
+    visit = open_browser()
+    page = visit.page
+    visit.open("/console/playground/classify")
+    page.evaluate(
+        """() => {
+          const fetched = window.fetch;
+          const delay = () => new Promise((resolve) => setTimeout(resolve, 1600));
+          window.fetch = (...request) => delay().then(() => fetched(...request));
+        }"""
+    )
+    page.evaluate(
+        """() => {
+          window.seen = new Set();
+          const reply = document.querySelector(".reply");
+          new MutationObserver(() => reply.classList.forEach((name) => window.seen.add(name)))
+            .observe(reply, { attributes: true });
+        }"""
+    )
+    page.click("#ask button.primary")
+    page.wait_for_function("window.seen.has('is-slow')")
+    page.wait_for_function("!document.querySelector('.reply.is-loading')")
+    assert page.evaluate("[...window.seen].sort()") == ["is-loading", "is-slow", "reply"]
+    assert page.locator("#answer .headline").is_visible()
+    visit.check()
 
 
 def test_an_empty_text_is_refused_as_a_designed_state(open_browser: Any) -> None:

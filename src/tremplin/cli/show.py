@@ -17,7 +17,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from tremplin.optimize.optimiser import Progress as Report
+from tremplin.progress import Progress as Report
 
 out = Console()
 err = Console(stderr=True)

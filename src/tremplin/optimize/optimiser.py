@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -26,6 +26,7 @@ from tremplin.optimize.quality import (
 )
 from tremplin.optimize.run_graph import run_rows
 from tremplin.optimize.texts import EvaluationTexts
+from tremplin.progress import Progress, silent
 from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest, Origin
 from tremplin.registry.passport import Bound, Metric, Quality, Speed
 from tremplin.registry.store import Registry
@@ -33,8 +34,6 @@ from tremplin.registry.task import Task
 from tremplin.serve.engine import Engine
 from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
 from tremplin.serve.tokenize import TextTokenizer
-
-Progress = Callable[[str, float], None]
 
 # What is tried by default. "mixed" is smoothing with the outlier channels of feed-forward layers in float;
 # "float2" leaves the two most sensitive products in float as well.
@@ -92,7 +91,7 @@ def optimise(
     texts: EvaluationTexts,
     machine: Machine,
     options: Optimisation,
-    progress: Progress = lambda step, share: None,
+    progress: Progress = silent,
 ) -> Manifest:
     """Try each scheme on a version, publish the best and return its manifest.
 

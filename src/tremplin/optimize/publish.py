@@ -11,7 +11,7 @@ from tremplin.errors import BadInput
 from tremplin.machine import Machine
 from tremplin.optimize.importing import ImportedModel
 from tremplin.optimize.measure import QUICK, Effort, measure_speed
-from tremplin.optimize.optimiser import Progress
+from tremplin.progress import Progress, silent
 from tremplin.registry.manifest import (
     MODEL_FILE,
     TOKENIZER_FILE,
@@ -32,7 +32,7 @@ def import_and_publish(
     *,
     threads: int = 1,
     effort: Effort = QUICK,
-    progress: Progress = lambda step, share: None,
+    progress: Progress = silent,
 ) -> Manifest:
     """Import a checkpoint with ``read``, which writes into a folder and proves parity, and publish it.
 

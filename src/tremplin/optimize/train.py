@@ -15,9 +15,9 @@ from tremplin.machine import Machine
 from tremplin.optimize.head.dataset import LabelledTexts
 from tremplin.optimize.head.train import train_head
 from tremplin.optimize.measure import QUICK, Effort
-from tremplin.optimize.optimiser import Progress
 from tremplin.optimize.publish import check_model_name, measure_and_record
 from tremplin.optimize.run_graph import run_rows
+from tremplin.progress import Progress, silent
 from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Interface, Manifest, Origin
 from tremplin.registry.passport import Quality
 from tremplin.registry.store import Registry
@@ -40,7 +40,7 @@ def train_and_publish(
     threads: int = 1,
     effort: Effort = QUICK,
     target_accuracy: float = 0.95,
-    progress: Progress = lambda step, share: None,
+    progress: Progress = silent,
 ) -> Manifest:
     """Train a head on an encoder's frozen features and publish encoder and head as one graph."""
     check_model_name(model)

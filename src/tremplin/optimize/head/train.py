@@ -23,12 +23,12 @@ from tremplin.optimize.head.parity import check_head_parity, probe_rows
 from tremplin.optimize.head.report import Answers, evidence_of, metrics_of
 from tremplin.optimize.head.rows import listed
 from tremplin.optimize.head.split import Rows, Split, fold_numbers, split, text_groups
+from tremplin.progress import Progress
 from tremplin.registry.passport import Metric
 
 Features = NDArray[np.float32]
 Encode = Callable[[Sequence[str]], Features]
 Tokenize = Callable[[Sequence[str]], Mapping[str, NDArray[np.int64]]]
-Progress = Callable[[str, float], None]
 
 ENCODE_ROWS = 256
 """Texts handed to the encoder at a time, so that progress can be told."""

@@ -16,7 +16,7 @@ Names are stable, so passes can find what they work on:
     encoder.N.feed_forward.norm.{weight,bias}
 
 Every linear layer is a MatMul by a (in, out) initializer followed by Add: what int8 quantizers look for.
-Fused attention operators are left to engines: they made int8 slower at every batch above 1 (FACTS.md A2).
+Fused attention operators are left to engines: they made int8 slower at every batch above 1.
 
 ``token_type_ids`` becomes an input only when the answer can depend on it: the family's tokenizers mark the
 second text of a pair (BERT, ELECTRA) and the task may be asked about pairs (classification, question

@@ -70,7 +70,7 @@ class GraphUnderTest:
 
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        # ORT's default pool leaves the CPU affinity it was given (FACTS.md A2).
+        # ORT's default pool leaves the CPU affinity it was given.
         options.intra_op_num_threads = usable_cores()[0]
         try:
             self.session: ort.InferenceSession = ort.InferenceSession(
