@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
@@ -197,6 +197,8 @@ class _Assembly:
     machine: Machine
     threads: int
     metrics: Metrics
+    tokenizers: dict[str, TextTokenizer] = field(default_factory=dict)
+    """By content: an encoder and the classifier on it share one, 8 MB each."""
 
     def fleet(self, declared: Sequence[Service], forced: frozenset[str]) -> Fleet:
         """Return the declared versions, each built once; the first of a task is its default."""
@@ -220,13 +222,20 @@ class _Assembly:
         )
         return Inferencer(
             manifest,
-            TextTokenizer(self.registry.path(manifest, TOKENIZER_FILE), manifest.interface),
+            self._tokenizer(manifest),
             OnnxRuntimeEngine(self.registry.path(manifest, MODEL_FILE), threads=self.threads),
             Admission(admission, tokens_per_s=speed.tokens_per_s()),
             BatchLimits(settings.max_batch_tokens or speed.best_batch_tokens(), settings.max_batch_rows),
             broken_bounds=broken,
             on_batch=self.metrics.batch,
         )
+
+    def _tokenizer(self, manifest: Manifest) -> TextTokenizer:
+        interface = manifest.interface
+        key = f"{manifest.artefact(TOKENIZER_FILE).sha256} {interface.max_tokens} {interface.vocab_size}"
+        if key not in self.tokenizers:
+            self.tokenizers[key] = TextTokenizer(self.registry.path(manifest, TOKENIZER_FILE), interface)
+        return self.tokenizers[key]
 
     def _speed(self, manifest: Manifest) -> Speed:
         """Return the evidence of speed for this machine, measured now when there is none yet."""

@@ -232,7 +232,7 @@ def test_an_answer_is_swapped_in_and_spoken(open_browser: Any) -> None:
     before = visit.page.url
     visit.page.fill("#text", "I would like my money back, the parcel never came.")
     visit.page.click("#ask button.primary")
-    visit.page.wait_for_function("document.getElementById('live').textContent.length > 0")
+    visit.page.wait_for_function("() => document.getElementById('live').textContent.length > 0")
     spoken = visit.page.inner_text("#live")
     assert spoken.endswith(".")
     assert visit.page.url == before
@@ -283,8 +283,8 @@ def test_a_slow_answer_shows_that_it_is_on_its_way(open_browser: Any) -> None:
         }"""
     )
     page.click("#ask button.primary")
-    page.wait_for_function("window.seen.has('is-slow')")
-    page.wait_for_function("!document.querySelector('.reply.is-loading')")
+    page.wait_for_function("() => window.seen.has('is-slow')")
+    page.wait_for_function("() => !document.querySelector('.reply.is-loading')")
     assert page.evaluate("[...window.seen].sort()") == ["is-loading", "is-slow", "reply"]
     assert page.locator("#answer .headline").is_visible()
     visit.check()
@@ -382,7 +382,7 @@ def test_codes_can_be_switched_and_copied(open_browser: Any) -> None:
     assert page.locator(".code-python").is_visible()
     assert not page.locator(".code-curl").is_visible()
     page.click(".same [data-copy]")
-    page.wait_for_function("document.querySelector('.same [data-copy]').textContent === 'Copied'")
+    page.wait_for_function("() => document.querySelector('.same [data-copy]').textContent === 'Copied'")
     assert page.evaluate("navigator.clipboard.readText()").startswith("import json")
     visit.check()
 
