@@ -26,6 +26,10 @@ CLASSIFIER = "support-desk"
 # one costs five seconds. `tremplin optimize minilm` tries them all, `tremplin bench minilm` measures at leisure.
 FIRST_RUN_SCHEMES = ("mixed",)
 
+# The encoder is English and half of the sentences are French: asking for 0.95 among the texts it answers would
+# leave two thirds unanswered.
+FIRST_RUN_TARGET = 0.8
+
 
 def first_run(
     registry: Registry, services_file: Path, machine: Machine, threads: int, progress: Progress
@@ -63,9 +67,10 @@ def first_run(
                 "tremplin support desk",
                 CLASSIFIER,
                 machine,
-                test=read_labelled(folder / "test.jsonl"),
+                test=read_labelled(folder / "test.jsonl", min_rows_per_class=0),
                 threads=threads,
                 effort=BRIEF,
+                target_accuracy=FIRST_RUN_TARGET,
                 progress=_part(progress, "train", 0.7, 1.0),
             )
     services = [

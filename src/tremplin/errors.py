@@ -16,8 +16,7 @@
     │   └── InvalidKey
     ├── Unavailable             right question, wrong moment
     │   ├── NotReady            starting or draining
-    │   ├── Overloaded          the queue is full; says when to come back
-    │   └── DeadlineExceeded    the answer would come too late
+    │   └── Overloaded          the queue is full; says when to come back
     ├── ImportRefused           a source that cannot become a version
     │   ├── UnsafeWeights       pickle
     │   ├── UnsupportedModel    no builder for this architecture, or a missing extra
@@ -30,7 +29,7 @@
     ├── RegistryError           a version that cannot be read, written or served
     │   ├── UnknownVersion
     │   ├── DamagedArtefact     bytes differ from their digest
-    │   ├── NotServable         misses its quality bound, or has no passport
+    │   ├── NotServable         misses its quality bound, or no service answers with it
     │   └── PublishFailed       nothing was published
     ├── EngineFailed            the engine could not load or run a graph
     ├── MissingExtra            an optional package is needed
@@ -121,10 +120,6 @@ class Overloaded(Unavailable):
         self.retry_after_s = retry_after_s
 
 
-class DeadlineExceeded(Unavailable):
-    """The answer would come after the caller's deadline."""
-
-
 class ImportRefused(TremplinError):
     """A source that cannot become a version."""
 
@@ -174,7 +169,7 @@ class DamagedArtefact(RegistryError):
 
 
 class NotServable(RegistryError):
-    """The version misses its quality bound, or carries no passport."""
+    """The version misses its quality bound, or no service can answer with it."""
 
 
 class PublishFailed(RegistryError):

@@ -334,7 +334,7 @@ def test_binary_tensors_that_end_early_or_lie(
     assert_problem(client.post(INFER, content=body, headers=headers), (400, 422))
 
 
-@pytest.mark.parametrize("length", [b"", b"-1", b"1e3", b"\xb2", b"9" * 5000, b"1000000", b"3", b" "])
+@pytest.mark.parametrize("length", [b"", b"-1", b"1e3", b"\xb2", b"9" * 5000, b"1000000", b"3"])
 def test_a_header_length_that_cannot_be(client: httpx.Client, length: bytes) -> None:
     body, _ = binary_request("BYTES", [1], ELEMENT)
     headers = {b"inference-header-content-length": length}
@@ -346,8 +346,8 @@ def test_a_header_length_that_cannot_be(client: httpx.Client, length: bytes) -> 
 
 @pytest.mark.parametrize(
     "path",
-    ["/nope", "/v1/nope", "/v2/nope", "/v1", "/%ff%00", "/v2/models/%ff/ready", "/v2/models/nope", "/v1/models/nope",
-     "/v2/models/minilm/versions/9/ready", "/..%2f..%2fetc/passwd", "/" + "a" * 5000, "/docs"],
+    ["/nope", "/v1/nope", "/v2/nope", "/v1", "/docs", "/%ff%00", "/..%2f..%2fetc/passwd", "/" + "a" * 5000,
+     "/v1/models/nope", "/v2/models/nope", "/v2/models/%ff/ready", "/v2/models/minilm/versions/9/ready"],
 )  # fmt: skip
 def test_an_unknown_address(client: httpx.Client, path: str) -> None:
     assert_problem(client.get(path), 404)
@@ -366,7 +366,7 @@ def test_a_wrong_method_is_told_the_right_ones(client: httpx.Client, method: str
     ("headers", "slug"),
     [
         ({}, "missing-key"),
-        ({"authorization": "Bearer "}, "missing-key"),
+        ({"authorization": "Bearer"}, "missing-key"),
         ({"authorization": "Basic dGs6dGs="}, "missing-key"),
         ({"authorization": f"Bearer {CANARY}"}, "invalid-key"),
         ({"x-api-key": f"tk_{CANARY}"}, "invalid-key"),
@@ -449,9 +449,12 @@ def test_what_is_not_http(client: httpx.Client, live_server: LiveServer, garbage
 def test_a_caller_who_leaves_while_sending_is_nobodys_fault(client: httpx.Client, live_server: LiveServer) -> None:
     host, port = live_server.base_url.removeprefix("http://").split(":")
     for path in ("/v1/embeddings", INFER):
-        head = f"POST {path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {live_server.api_key}\r\nX-Request-Id: left{path[2]}\r\n"
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {live_server.api_key}\r\n"
+            f"X-Request-Id: left{path[2]}\r\nContent-Length: 1000\r\n\r\n"
+        )
         with socket.create_connection((host, int(port)), timeout=60) as connection:
-            connection.sendall(head.encode() + b"Content-Length: 1000\r\n\r\n{")
+            connection.sendall(head.encode() + b"{")
     for name in ("left1", "left2"):
         logs = live_server.wait_for_log(f'"{name}"')
         line = json.loads(next(line for line in logs.splitlines() if f'"{name}"' in line))
@@ -485,10 +488,10 @@ def test_head_answers_as_get_without_a_body(client: httpx.Client) -> None:
 # -- anything at all -------------------------------------------------------------------------------------
 
 names = st.sampled_from(
-    ["input", "inputs", "model", "text", "texts", "labels", "label", "source", "source_sentence", "sentences", "query",
-     "top_k", "dimensions", "encoding_format", "truncate", "normalize", "parameters", "raw_scores", "name", "shape",
-     "datatype", "data", "outputs", "id", "description", "add_special_tokens", "prompt_name", "user"]
-)  # fmt: skip
+    "input inputs model text texts labels label source source_sentence sentences query top_k dimensions "
+    "encoding_format truncate normalize parameters raw_scores name shape datatype data outputs id description "
+    "add_special_tokens prompt_name user".split()  # noqa: SIM905 (a list would take a line a word)
+)
 leaves = (
     st.none()
     | st.booleans()

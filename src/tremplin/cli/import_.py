@@ -56,7 +56,7 @@ def import_(
     out.print(f"Published {manifest.ref}: {manifest.origin.architecture}, {manifest.size_bytes / 1e6:.1f} MB")
     out.print(f"Parity    {parity.value:.1e} at most, over {parity.n} texts, with {manifest.quality.reference}")
     for note in manifest.origin.notes:
-        out.print(f"Note      {note}")
+        out.print(f"Note      {note}", soft_wrap=True)
     out.print(f"Next      tremplin optimize {manifest.model}")
 
 

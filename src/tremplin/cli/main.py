@@ -13,9 +13,12 @@ from tremplin.errors import (
     InvalidSettings,
     MissingExtra,
     NotServable,
+    OptimizeFailed,
     PublishFailed,
     StartFailed,
+    TrainingRefused,
     TremplinError,
+    UnknownVersion,
 )
 
 app = typer.Typer(
@@ -30,11 +33,14 @@ app = typer.Typer(
 EXIT_CODES: tuple[tuple[type[TremplinError], int], ...] = (
     (BadInput, 3),
     (InvalidSettings, 3),
+    (UnknownVersion, 3),
     (ImportRefused, 4),
     (NotServable, 5),
     (PublishFailed, 6),
     (StartFailed, 7),
     (MissingExtra, 8),
+    (TrainingRefused, 9),
+    (OptimizeFailed, 10),
 )
 
 

@@ -29,8 +29,10 @@ def optimize(
     json: Json = False,
 ) -> None:
     """Try the int8 schemes on a version, publish the best, say why the others lost."""
+    from tremplin.cli.main import exit_code
     from tremplin.cli.show import out, print_json, progress_bar
     from tremplin.config import read_settings
+    from tremplin.errors import BadInput, NotServable
     from tremplin.machine import read_machine
     from tremplin.optimize.measure import FULL, QUICK
     from tremplin.optimize.optimiser import SCHEMES, Optimisation, float_parent, optimise
@@ -38,6 +40,8 @@ def optimize(
     from tremplin.optimize.texts import bundled_texts, texts_from
     from tremplin.wiring import open_registry, threads_of
 
+    if unknown := set(scheme or ()) - set(SCHEMES):
+        raise BadInput(f"There is no scheme {min(unknown)!r}; choose among {', '.join(SCHEMES)}.")
     settings = read_settings(data=data, threads=threads)
     registry = open_registry(settings)
     machine = read_machine()
@@ -55,7 +59,7 @@ def optimize(
     broken = manifest.quality.broken_bounds()
     if json:
         print_json({"version": manifest.ref, "broken_bounds": broken, "candidates": manifest.report["candidates"]})
-        return
+        raise typer.Exit(exit_code(NotServable("")) if broken else 0)
     out.print(f"Published {manifest.ref}, {manifest.size_bytes / 1e6:.1f} MB, from {source.ref}")
     for row in manifest.report["candidates"]:  # type: ignore[attr-defined]
         mark = "*" if row["chosen"] else " "
@@ -65,3 +69,5 @@ def optimize(
     for sentence in broken:
         out.print(f"[red]Bound     {sentence}: it will not be served unless forced by name.[/red]")
     out.print(f"Next      tremplin report {manifest.model}")
+    if broken:
+        raise typer.Exit(exit_code(NotServable("")))

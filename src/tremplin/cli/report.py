@@ -22,7 +22,9 @@ def report(
     json: Json = False,
 ) -> None:
     """Print what was measured of a model's versions and write it as one self-contained page."""
-    from tremplin.cli.show import out
+    from json import loads
+
+    from tremplin.cli.show import out, print_json
     from tremplin.config import read_settings
     from tremplin.errors import UnknownVersion
     from tremplin.optimize.report.card import as_json, model_card
@@ -36,12 +38,13 @@ def report(
     names = [version] if version else registry.models()
     if not names:
         raise UnknownVersion(f"There is no model in {settings.data} yet. `tremplin up` makes the first ones.")
+    documents = []
     for name in names:
         one = "@" in name
         manifests = [registry.resolve(name)] if one else registry.versions(registry.resolve(name).model)
         speeds = {manifest.ref: registry.speeds(manifest) for manifest in manifests}
         if json:
-            typer.echo(as_json(manifests, speeds))
+            documents.append(loads(as_json(manifests, speeds)))
             continue
         print_report(out, manifests, speeds)
         target = html or settings.data / "reports" / f"{name.replace('@', '-')}.html"
@@ -51,3 +54,5 @@ def report(
         if card is not None:
             write_atomically(card, model_card(manifests[-1], speeds[manifests[-1].ref]).encode())
             out.print(f"Card      {card}", highlight=False, soft_wrap=True)
+    if json:
+        print_json(documents[0] if version else documents)

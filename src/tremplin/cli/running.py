@@ -107,16 +107,27 @@ def _announce(server: Server, settings: Settings, address: str, open_browser: bo
         live = [key for key in server.keys.all() if key.revoked_at is None]
         if live:
             known = ", ".join(f"{key.id}..." for key in live)
-            out.print(f"API keys  {known} (shown once; `tremplin keys create` makes another)", highlight=False)
+            out.print(
+                f"API keys  {known} (shown once; `tremplin keys create` makes another)",
+                highlight=False,
+                soft_wrap=True,
+            )
         else:
-            out.print(f"API key   {server.keys.create('first')}  (shown once, keep it)", highlight=False)
+            out.print(
+                f"API key   {server.keys.create('first')}  (shown once, keep it)", highlight=False, soft_wrap=True
+            )
     else:
-        out.print("API key   none is asked for (--no-auth)", highlight=False)
+        _say("API key   none is asked for (--no-auth)")
     console = f"{address}/console/enter?ticket={server.ticket}"
-    out.print(f"Console   {console}  (opens once)", highlight=False, soft_wrap=True)
-    out.print(f"Ready     {address}", highlight=False)
+    _say(f"Console   {console}  (opens once)")
+    _say(f"Ready     {address}")
     if open_browser and sys.stdout.isatty() and (os.name == "nt" or sys.platform == "darwin" or _has_display()):
         webbrowser.open(console)
+
+
+def _say(line: str) -> None:
+    """Print a line as it is: a key or an address must not be broken or coloured."""
+    out.print(line, highlight=False, soft_wrap=True)
 
 
 def _has_display() -> bool:

@@ -22,7 +22,7 @@ def train(
     ] = None,
     target_accuracy: Annotated[
         float, typer.Option(min=0.5, max=0.999, help="Accuracy to reach among the texts it answers.")
-    ] = 0.95,
+    ] = 0.9,
     text_column: Annotated[str, typer.Option(help="Name of the text column.")] = "text",
     label_column: Annotated[str, typer.Option(help="Name of the label column.")] = "label",
     seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
@@ -31,6 +31,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a classifier on labelled text and publish encoder and head as one graph."""
+    from dataclasses import asdict
     from functools import partial
 
     from tremplin.cli.show import out, print_json, progress_bar
@@ -51,15 +52,21 @@ def train(
     with progress_bar("Train", quiet=json) as progress:
         manifest = train_and_publish(
             registry, source, read(labelled), labelled.name, name, machine,
-            test=read(test) if test else None,
+            test=read(test, min_rows_per_class=0) if test else None,
             seed=seed, threads=threads_of(settings, machine), target_accuracy=target_accuracy, progress=progress,
         )  # fmt: skip
     if json:
-        print_json({"version": manifest.ref, "metrics": manifest.quality.metrics, "notes": manifest.origin.notes})
+        print_json(
+            {
+                "version": manifest.ref,
+                "metrics": [asdict(metric) for metric in manifest.quality.metrics],
+                "notes": manifest.origin.notes,
+            }
+        )
         return
     out.print(f"Published {manifest.ref} on {source.ref}, {len(manifest.interface.labels)} labels")
     for metric in manifest.quality.metrics:
         out.print(f"  {metric.name:<28} {metric.value:.4f}  [{metric.low:.4f}, {metric.high:.4f}]  n={metric.n}")
     for note in manifest.origin.notes:
-        out.print(f"Note      {note}")
-    out.print(f"Next      tremplin serve minilm {manifest.model}")
+        out.print(f"Note      {note}", soft_wrap=True)
+    out.print(f"Next      tremplin serve {source.model} {manifest.model}")

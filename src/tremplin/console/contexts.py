@@ -54,6 +54,7 @@ class Frame:
     """Path the console is mounted at, without a slash at its end."""
     nav: tuple[NavItem, ...]
     """Empty before signing in."""
+    can_sign_out: bool
     serving: Serving
     version: str
     docs_url: str

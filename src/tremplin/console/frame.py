@@ -38,12 +38,14 @@ class Framer:
         theme = theme_of(request)
         path = request.url.path
         live = self.view.live()
+        is_inside = self.view.is_open or self.sessions.is_signed_in(request)
         return Frame(
             lang=language_of(request).code,
             theme=theme,
             next_theme=NEXT_THEME[theme],
             base=base,
-            nav=_nav(base, path) if self.sessions.is_signed_in(request) else (),
+            nav=_nav(base, path) if is_inside else (),
+            can_sign_out=is_inside and not self.view.is_open,
             serving=Serving(self.view.state(), tuple(dict.fromkeys(version.ref for version in live)), len(live)),
             version=self.view.version,
             docs_url=self.view.docs_url,

@@ -30,6 +30,8 @@ class Gate:
     app: ASGIApp
     sessions: Sessions
     check_key: Callable[[str], bool]
+    is_open: bool = False
+    """Whether nobody needs a session."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a stranger here; hand anybody else on."""
@@ -48,7 +50,7 @@ class Gate:
 
     def _may_pass(self, request: Request) -> bool:
         path = request.url.path.removeprefix(base_of(request))
-        if path.startswith(OPEN_PATHS) or self.sessions.is_signed_in(request):
+        if self.is_open or path.startswith(OPEN_PATHS) or self.sessions.is_signed_in(request):
             return True
         key = bearer_key(request)
         if key is not None and request.method in SAFE_METHODS:

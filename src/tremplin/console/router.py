@@ -67,7 +67,7 @@ def console_routes(view: ConsoleView) -> list[BaseRoute]:
     middleware = [
         Middleware(SecurityHeaders),
         Middleware(ErrorPages, show=console.show_error),
-        Middleware(Gate, sessions=sessions, check_key=view.check_key),
+        Middleware(Gate, sessions=sessions, check_key=view.check_key, is_open=view.is_open),
     ]
     return [
         Route("/", _to("/console/playground")),
@@ -94,7 +94,7 @@ class Console:
     async def sign_in_form(self, request: Request) -> Response:
         """Show the form, or go on when there is a session already."""
         target = local_target(request.query_params.get("next", ""), base_of(request))
-        if self.sessions.is_signed_in(request):
+        if self.view.is_open or self.sessions.is_signed_in(request):
             return RedirectResponse(target, 303)
         return self._show(request, SignInPage(target, ""))
 
@@ -123,7 +123,7 @@ class Console:
         target = f"{base_of(request)}/playground"
         if request.method == "HEAD":  # link previews look before people do; the ticket must survive them
             return Response(status_code=204)
-        if self.sessions.is_signed_in(request):
+        if self.view.is_open or self.sessions.is_signed_in(request):
             return RedirectResponse(target, 303)
         if not self.view.redeem_ticket(request.query_params.get("ticket", "")):
             return self._show(request, SignInPage(target, "ticket"), status=403)

@@ -48,3 +48,5 @@ class ConsoleView:
     version: str
     """Of Tremplin itself, for the footer."""
     docs_url: str = DOCS_URL
+    is_open: bool = False
+    """Whether everybody may enter without a key, as when the server runs without authentication."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -105,9 +106,7 @@ def _operation(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
         "tags": [endpoint.dialect.value],
-        "operationId": f"{endpoint.method.lower()}{endpoint.path.replace('/', '_')}".replace("{", "").replace(
-            "}", ""
-        ),
+        "operationId": re.sub(r"[^a-z0-9]+", "_", f"{endpoint.method}{endpoint.path}".lower()).strip("_"),
         "responses": {
             "200": {"description": "The answer."},
             "default": {"description": "A problem (RFC 9457).", "content": {"application/problem+json": {}}},

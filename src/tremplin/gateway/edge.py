@@ -33,9 +33,7 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 # Reached without a key: whether the server lives, what it counts, its API document, and the console, which has
 # a session of its own.
-PUBLIC_PATHS = frozenset(
-    {"/", "/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/docs", "/favicon.ico"}
-)
+PUBLIC_PATHS = frozenset({"/", "/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/favicon.ico"})
 PUBLIC_PREFIXES = ("/console", "/v2/health/")
 
 log = structlog.get_logger()

@@ -58,7 +58,6 @@ KINDS: dict[type[TremplinError], Kind] = {
     errors.NotPermitted: Kind(403, "not-permitted", "This is not permitted"),
     errors.NotReady: Kind(503, "not-ready", "The server is not ready", "Unhealthy"),
     errors.Overloaded: Kind(429, "overloaded", "The server is full", "Overloaded"),
-    errors.DeadlineExceeded: Kind(504, "deadline-exceeded", "The answer would come too late", "Overloaded"),
     errors.Unavailable: Kind(503, "unavailable", "The service is not available", "Unhealthy"),
     errors.EngineFailed: Kind(500, "engine-failed", "The engine failed", "Backend", tei_status=424),
     errors.NotServable: Kind(409, "not-servable", "The version misses its quality bound", "Backend"),

@@ -24,7 +24,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """Refuses a request whose line and headers are larger than MAX_HEAD_BYTES."""
 
     _head_bytes = 0
-    """Read of a head that has not ended yet."""
+    """Read since the last request ended."""
     _is_in_head = True
     _is_refused = False
 
@@ -32,12 +32,11 @@ class BoundedProtocol(HttpToolsProtocol):
         """Parse what came in."""
         if self._is_refused:
             return
+        self._head_bytes += len(data)
         super().data_received(data)
-        if self._is_in_head and not self._is_refused:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                too_large = f"The request's headers are larger than {MAX_HEAD_BYTES:,} bytes. Send fewer."
-                self._refuse(too_large, HEADERS_TOO_LARGE)
+        if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES and not self._is_refused:
+            too_large = f"The request's headers are larger than {MAX_HEAD_BYTES:,} bytes. Send fewer."
+            self._refuse(too_large, HEADERS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         """Start the request."""
@@ -55,6 +54,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, detail: str, kind: Kind) -> None:
         self._is_refused = True
+        if self.cycle is not None and not self.cycle.response_complete:  # its body was the part refused
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         request_id = secrets.token_hex(8)
         response = problem_response(BadInput(detail), dialect=Dialect.OPENAI, request_id=request_id, kind=kind)
         headers = [*response.raw_headers, (b"x-request-id", request_id.encode()), (b"connection", b"close")]

@@ -58,10 +58,12 @@ def collect_statistics(
         real = tokens.attention_mask.astype(bool)
         kept = generator.random(int(real.sum())) < share
         for name, array in zip(names, session.run(names, feeds), strict=True):
-            values = array[real]  # (tokens, channels)
+            # What comes after pooling has a row a text, not a token: every row of it is real.
+            per_token = array.ndim == 3
+            values = array[real] if per_token else array  # (tokens or texts, channels)
             low[name] = np.minimum(low[name], values.min(0)) if name in low else values.min(0)
             high[name] = np.maximum(high[name], values.max(0)) if name in high else values.max(0)
-            samples[name].append(values[kept])
+            samples[name].append(values[kept] if per_token else values)
     return {name: ChannelStatistics(low[name], high[name], np.concatenate(samples[name])) for name in names}
 
 

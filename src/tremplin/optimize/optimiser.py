@@ -31,7 +31,7 @@ from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest, Ori
 from tremplin.registry.passport import Bound, Metric, Quality, Speed
 from tremplin.registry.store import Registry
 from tremplin.registry.task import Task
-from tremplin.serve.engine import Engine
+from tremplin.serve.engine import SERVED_OUTPUT, Engine
 from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
 from tremplin.serve.tokenize import TextTokenizer
 
@@ -131,6 +131,10 @@ def float_parent(registry: Registry, ref: str) -> Manifest:
     named = registry.resolve(ref)
     if "@" not in ref:
         named = next((m for m in reversed(registry.versions(ref)) if m.precision == "fp32"), named)
+    if named.interface.task not in SERVED_OUTPUT:
+        raise OptimizeFailed(
+            f"{named.ref} does {named.interface.task}; only embedding and classification are optimised today."
+        )
     if named.precision != "fp32":
         raise OptimizeFailed(
             f"{named.ref} is {named.precision}; optimising starts from fp32. Name an fp32 version of it."
@@ -164,7 +168,7 @@ class _Judge:
 
     def __post_init__(self) -> None:
         is_embedding = self.source.interface.task is Task.EMBEDDING
-        self._output = "embedding" if is_embedding else "probabilities"
+        self._output = SERVED_OUTPUT[self.source.interface.task]
         self._rows = self.tokenizer.encode(self.texts.evaluation).rows
         self._passages = self.tokenizer.encode(self.texts.passages).rows if is_embedding else []
         self._reference = self._answers(self._engine(self.graph))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -19,7 +20,7 @@ from tremplin.optimize.publish import check_model_name, measure_and_record
 from tremplin.optimize.run_graph import run_rows
 from tremplin.progress import Progress, silent
 from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Interface, Manifest, Origin
-from tremplin.registry.passport import Quality
+from tremplin.registry.passport import Bound, Quality
 from tremplin.registry.store import Registry
 from tremplin.registry.task import Task
 from tremplin.serve.engine import pad
@@ -39,7 +40,7 @@ def train_and_publish(
     seed: int = 0,
     threads: int = 1,
     effort: Effort = QUICK,
-    target_accuracy: float = 0.95,
+    target_accuracy: float = 0.9,
     progress: Progress = silent,
 ) -> Manifest:
     """Train a head on an encoder's frozen features and publish encoder and head as one graph."""
@@ -95,7 +96,7 @@ def train_and_publish(
                 data_sha256=trained.data_sha256,
                 seed=seed,
                 metrics=tuple(trained.metrics),
-                bounds=(),
+                bounds=(Bound("accuracy", at_least=_majority_share(data)),),
                 software={name: installed(name) for name in ("onnxruntime", "onnx", "numpy")},
             ),
             report=dict(trained.report),
@@ -104,3 +105,9 @@ def train_and_publish(
     progress("measure", 0.9)
     measure_and_record(registry, manifest, machine, threads=threads, effort=effort)
     return manifest
+
+
+def _majority_share(data: LabelledTexts) -> float:
+    """Return the accuracy of always answering the commonest label: a head that does not beat it is not served."""
+    counts = Counter(data.labels)
+    return max(counts.values()) / len(data.labels)

@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tremplin.registry.task import Task
+
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
@@ -20,6 +22,9 @@ class TokenBatch:
     """(rows, tokens), 1 for a token and 0 for padding."""
 
 
+# The output that answers a task. Graphs of other tasks are imported and proven; no service answers with them yet.
+SERVED_OUTPUT = {Task.EMBEDDING: "embedding", Task.CLASSIFICATION: "probabilities"}
+
 # One array per output of the graph; the first axis is the row.
 Outputs = Mapping[str, NDArray[np.float32]]
 
@@ -30,6 +35,11 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """The engine and its version, as passports name it."""
+        ...
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        """Names of the graph's outputs, known once it is loaded."""
         ...
 
     def load(self) -> None:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tremplin.errors import NotServable
 from tremplin.registry.manifest import Manifest
 from tremplin.serve.admit import Admission
 from tremplin.serve.batch import BatchLimits
-from tremplin.serve.engine import Engine
+from tremplin.serve.engine import SERVED_OUTPUT, Engine
 from tremplin.serve.queue import BatchQueue, BatchRecord, Work
 from tremplin.serve.timing import Timings
 from tremplin.serve.tokenize import TextTokenizer
@@ -63,8 +64,18 @@ class Inferencer:
         self._queue = BatchQueue(engine, limits, name=manifest.ref, on_batch=self._observe)
 
     def start(self) -> None:
-        """Load the engine, warm it up and start its queue. Blocks; call it before serving."""
+        """Load the engine, warm it up and start its queue. Blocks; call it before serving.
+
+        Raises EngineFailed for a damaged graph, NotServable for one that no service can answer with.
+        """
         self.engine.load()
+        task = self.manifest.interface.task
+        if SERVED_OUTPUT.get(task) not in self.engine.outputs:
+            served = " and ".join(f"{name} ({output})" for name, output in SERVED_OUTPUT.items())
+            raise NotServable(
+                f"{self.manifest.ref} does {task} and answers {', '.join(self.engine.outputs)}; "
+                f"services exist for {served}."
+            )
         self.engine.warm_up()
         self._queue.start()
 

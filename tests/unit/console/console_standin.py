@@ -124,6 +124,7 @@ def console_view(
     state: State = "ready",
     live: Sequence[LiveVersion] | None = None,
     is_empty: bool = False,
+    is_open: bool = False,
 ) -> ConsoleView:
     """Return a view over a registry in ``root``, filled once unless it should stay empty."""
     registry = Registry(root)
@@ -146,6 +147,7 @@ def console_view(
         redeem_ticket=redeem,
         session_secret=SECRET,
         version="0.1.0",
+        is_open=is_open,
     )
 
 

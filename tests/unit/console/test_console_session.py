@@ -179,3 +179,13 @@ async def test_two_consoles_on_one_host_keep_their_own_cookies() -> None:
 async def test_a_session_survives_a_second_sign_in(open_console: OpenConsole) -> None:
     client = await signed_in(open_console())
     assert (await client.get("/console/sign-in")).status_code == 303
+
+
+async def test_an_open_console_asks_for_no_key(open_console: OpenConsole) -> None:
+    client = open_console(is_open=True)
+    page = await client.get("/console/models")
+    assert page.status_code == 200
+    assert "sign-out" not in page.text
+    assert (await client.get("/console/sign-in")).headers["location"] == "/console/playground"
+    foreign = await client.post("/console/playground/classify", data={"text": "a"}, headers={"origin": "null"})
+    assert foreign.status_code == 403

@@ -128,7 +128,7 @@ def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
     if config.get("auto_map") is not None:
         raise UnsupportedModel(
             f"{folder / 'config.json'} asks for code of its own (auto_map). Tremplin runs no code from a "
-            "checkpoint: export it to ONNX where you trust it and import the .onnx file."
+            "checkpoint. Save the model with classes that transformers itself has, and import that."
         )
     if not (folder / "tokenizer.json").is_file() and not (root / "tokenizer.json").is_file():
         raise IncompleteSource(

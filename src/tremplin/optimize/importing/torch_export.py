@@ -109,7 +109,7 @@ def _export(checkpoint: Checkpoint, model: Any, task: Task, token_types: bool) -
         except Exception as error:  # the exporter raises many classes of its own
             raise UnsupportedModel(
                 f"torch {torch.__version__} cannot export {checkpoint.model_type!r} to ONNX "
-                f"({type(error).__name__}). Export it yourself and import the .onnx file."
+                f"({type(error).__name__}). Import a checkpoint of another architecture, or report this one."
             ) from error
         exported = onnx.load(path)
     if exported.functions:

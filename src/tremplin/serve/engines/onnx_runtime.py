@@ -22,7 +22,8 @@ class OnnxRuntimeEngine:
         self._session: ort.InferenceSession | None = None
         self.inputs: tuple[str, ...] = ()
         """Names of the graph's inputs, known once it is loaded."""
-        self._outputs: tuple[str, ...] = ()
+        self.outputs: tuple[str, ...] = ()
+        """Names of the graph's outputs, known once it is loaded."""
 
     @property
     def name(self) -> str:
@@ -47,7 +48,7 @@ class OnnxRuntimeEngine:
                 "The file is damaged or not an ONNX graph; publish the version again."
             ) from None
         self.inputs = tuple(node.name for node in session.get_inputs())
-        self._outputs = tuple(node.name for node in session.get_outputs())
+        self.outputs = tuple(node.name for node in session.get_outputs())
         self._session = session
 
     def warm_up(self) -> None:
@@ -60,10 +61,10 @@ class OnnxRuntimeEngine:
         if self._session is None:
             raise EngineFailed("The engine was asked to run before it was loaded; this is a bug.")
         try:
-            arrays = self._session.run(self._outputs, feeds_of(batch, self.inputs))
+            arrays = self._session.run(self.outputs, feeds_of(batch, self.inputs))
         except Exception as error:
             raise EngineFailed(f"ONNX Runtime could not run a batch: {_first_line(error)}") from None
-        return dict(zip(self._outputs, arrays, strict=True))
+        return dict(zip(self.outputs, arrays, strict=True))
 
     def health(self) -> bool:
         """Return whether a session is open."""
