@@ -38,8 +38,9 @@ class LiveServer:
         return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
     def client(self, **options: Any) -> httpx.Client:
-        """Return a client that sends the key."""
-        return httpx.Client(base_url=self.base_url, headers=self.headers, timeout=PATIENCE_S, **options)
+        """Return a client that sends the key, and ``options["headers"]`` with it."""
+        headers = self.headers | options.pop("headers", {})
+        return httpx.Client(base_url=self.base_url, headers=headers, timeout=PATIENCE_S, **options)
 
     def logs(self) -> str:
         """Return standard error so far."""

@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tremplin import __version__
 from tremplin.errors import BadInput, TremplinError, UnknownName
@@ -40,7 +40,8 @@ def build_app(
     for endpoint in endpoints:
         # The edge answers hot endpoints; here they only make the framework say 405 for other methods.
         handler = endpoint.handler or _never
-        app.router.routes.append(Route(endpoint.path, handler, methods=[endpoint.method], name=endpoint.summary))
+        route = _Route(endpoint.path, handler, methods=[endpoint.method], name=endpoint.summary)
+        app.router.routes.append(route)
     app.router.routes.extend(console)
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(TremplinError, _problem)
@@ -59,6 +60,14 @@ def build_app(
 
 async def _never(request: Request) -> Response:
     raise AssertionError(f"{request.url.path} is answered by the edge; reaching the framework is a bug")
+
+
+class _Route(Route):
+    """Leaves its template in the scope, under which the edge counts and logs the request."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["tremplin.route"] = self.path
+        await super().handle(scope, receive, send)
 
 
 async def _problem(request: Request, error: Exception, kind: Kind | None = None) -> Response:

@@ -167,7 +167,7 @@ class Edge:
         """The route's template; addresses nobody declared share one name, or labels would grow without bound."""
         if scope["path"].startswith("/console"):
             return "/console"
-        return str(getattr(scope.get("route"), "path", "unknown"))
+        return str(scope.get("tremplin.route", "unknown"))
 
 
 def dialect_of(path: str) -> Dialect:
