@@ -18,7 +18,7 @@ PICTURE = {"json": False}
 
 ServiceName = Literal["classify", "embed", "similarity", "search", "zero-shot", "explain"]
 Theme = Literal["system", "light", "dark"]
-BoundState = Literal["met", "broken", "none"]
+BoundState = Literal["met", "broken", "none", "reference"]
 
 # -- the frame, around every page ------------------------------------------------------------------
 
@@ -330,7 +330,10 @@ class MetricCell:
     at_least: float | None
     at_most: float | None
     state: BoundState
-    """Whether the pessimistic end of the interval satisfies the bound, where there is one."""
+    """Whether the pessimistic end of the interval satisfies the bound, where there is one.
+
+    ``reference``: this version is what the others are compared with, so it agrees with itself by definition.
+    """
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ DEFAULT_LANGUAGE = "en"
 NBSP = "\u00a0"
 NARROW_NBSP = "\u202f"
 MINUS = "\u2212"
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,17 @@ class Language:
         return text.translate({ord(","): NARROW_NBSP, ord("."): point, ord("-"): MINUS})
 
     def plain(self, value: float) -> str:
-        """Return a number as short as it can be written, such as a bound somebody chose."""
-        text = f"{value:.6g}".replace("-", MINUS)
+        """Return a number as short as four figures allow, such as a bound somebody chose."""
+        text = f"{value:.4g}".replace("-", MINUS)
         return text.replace(".", ",") if self.code == "fr" else text
 
     def precise(self, value: float) -> str:
-        """Return a measure on the scale of 1 with four decimals, more when it is tiny."""
-        return self.number(value, 4) if abs(value) >= 0.001 or value == 0 else self.plain(value)
+        """Return a measure on the scale of 1 with four decimals, or as a power of ten when it is tiny."""
+        if abs(value) >= 0.0005 or value == 0:
+            return self.number(value, 4)
+        digits, _, exponent = f"{value:.1e}".partition("e")
+        power = str(int(exponent)).translate(SUPERSCRIPTS)
+        return f"{self.number(float(digits), 1)}{NARROW_NBSP}×{NARROW_NBSP}10{power}"
 
     def significant(self, value: float, figures: int = 3) -> str:
         """Return a number with about this many significant figures and no exponent."""

@@ -26,7 +26,20 @@ from tremplin.registry.manifest import Manifest
 from tremplin.registry.passport import Bound, Metric, Quality, Speed
 from tremplin.registry.store import Registry
 
-SHARES = frozenset({"retrieval_agreement", "label_agreement", "accuracy", "accuracy_reference"})
+SHARES = frozenset(
+    {
+        "retrieval_agreement",
+        "label_agreement",
+        "parity_label_agreement",
+        "accuracy",
+        "accuracy_reference",
+        "accuracy_when_answered",
+        "coverage",
+    }
+)
+
+# Measures of agreement with the reference: the reference has 1 of each, whether or not anybody measured it.
+AGREEMENTS = frozenset({"cosine_mean", "cosine_min", "retrieval_agreement", "label_agreement"})
 
 # A chain of versions that names itself would not end.
 MAX_LINEAGE = 20
@@ -56,7 +69,7 @@ def model_page(registry: Registry, live: Live, model: str, base: str, language: 
     columns = tuple(
         _column(manifest, live, speed, base) for manifest, speed in zip(versions, compared, strict=True)
     )
-    metrics = metric_rows([manifest.quality for manifest in versions])
+    metrics = metric_rows(versions)
     return ModelPage(
         model=model,
         task=str(versions[-1].interface.task),
@@ -74,7 +87,7 @@ def model_page(registry: Registry, live: Live, model: str, base: str, language: 
 def version_page(registry: Registry, live: Live, manifest: Manifest, base: str, language: Language) -> VersionPage:
     """Return the passport of one version."""
     quality, interface = manifest.quality, manifest.interface
-    metrics = metric_rows([quality])
+    metrics = metric_rows([manifest])
     speeds = tuple(sorted(registry.speeds(manifest), key=lambda speed: speed.measured_at, reverse=True))
     return VersionPage(
         model=manifest.model,
@@ -136,21 +149,31 @@ def _recommendation(columns: Sequence[VersionColumn]) -> Recommendation | None:
 # -- quality -----------------------------------------------------------------------------------------
 
 
-def metric_rows(qualities: Sequence[Quality]) -> tuple[MetricRow, ...]:
-    """Return each metric across versions: those with a bound first, then as they were measured."""
+def metric_rows(versions: Sequence[Manifest]) -> tuple[MetricRow, ...]:
+    """Return each metric across versions: what most versions have first, and of those what has a bound."""
+    qualities = [manifest.quality for manifest in versions]
+    references = {quality.reference for quality in qualities}
     bounded = [bound.metric for quality in qualities for bound in quality.bounds]
     measured = [metric.name for quality in qualities for metric in quality.metrics]
     known = set(measured)
-    names = [name for name in dict.fromkeys([*bounded, *measured]) if name in known]
-    return tuple(
-        MetricRow(name, name in SHARES, tuple(_cell(quality, name) for quality in qualities)) for name in names
-    )
+    rows = [
+        MetricRow(
+            name,
+            name in SHARES,
+            tuple(_cell(manifest, name, is_reference=manifest.ref in references) for manifest in versions),
+        )
+        for name in dict.fromkeys([*bounded, *measured])
+        if name in known
+    ]
+    return tuple(sorted(rows, key=lambda row: row.cells.count(None)))
 
 
-def _cell(quality: Quality, name: str) -> MetricCell | None:
+def _cell(manifest: Manifest, name: str, *, is_reference: bool) -> MetricCell | None:
+    quality = manifest.quality
     metric = quality.metric(name)
     if metric is None:
-        return None
+        agrees = is_reference and name in AGREEMENTS
+        return MetricCell(1.0, 1.0, 1.0, 0, None, None, "reference") if agrees else None
     bounds = [bound for bound in quality.bounds if bound.metric == name]
     return MetricCell(
         value=metric.value,

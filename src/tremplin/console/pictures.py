@@ -109,12 +109,16 @@ def _pareto_finding(latencies: Sequence[tuple[VersionColumn, float]], language: 
 
 
 def _bounded(metrics: Sequence[MetricRow]) -> list[MetricRow]:
-    return [row for row in metrics if any(cell is not None and cell.state != "none" for cell in row.cells)]
+    return [
+        row for row in metrics if any(cell is not None and cell.state in {"met", "broken"} for cell in row.cells)
+    ]
 
 
 def _metric_by_version(columns: Sequence[VersionColumn], row: MetricRow, language: Language) -> Plot | None:
     measured = [
-        (column.version, cell) for column, cell in zip(columns, row.cells, strict=True) if cell is not None
+        (column.version, cell)
+        for column, cell in zip(columns, row.cells, strict=True)
+        if cell is not None and cell.state != "reference"
     ]
     if len(measured) < 2:
         return None
@@ -305,6 +309,8 @@ def bound_text(cell: MetricCell, row: MetricRow, language: Language) -> str:
 
 def metric_text(row: MetricRow, cell: MetricCell, language: Language) -> str:
     """Return a metric's value with its unit."""
+    if cell.state == "reference":
+        return language("bound.reference")
     return language.percent(cell.value) if row.is_share else language.precise(cell.value)
 
 

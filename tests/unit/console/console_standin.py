@@ -182,14 +182,14 @@ CLASSIFYING = Interface(Task.CLASSIFICATION, max_tokens=256, vocab_size=30522, l
 def fill(registry: Registry, root: Path) -> None:
     """Publish two models with two and three versions, and their speeds."""
     hub = "sentence-transformers/all-MiniLM-L6-v2"
-    _publish(registry, root, "minilm", "1-fp32", EMBEDDING, hub, 90_400_000, 9.8, encoder_quality(1.0))
-    _publish(
+    publish(registry, root, "minilm", "1-fp32", EMBEDDING, hub, 90_400_000, 9.8, encoder_quality(1.0))
+    publish(
         registry, root, "minilm", "2-int8", EMBEDDING, "minilm@1-fp32", 23_100_000, 3.4, encoder_quality(0.9968)
     )
-    _publish(
+    publish(
         registry, root, "minilm", "3-int4", EMBEDDING, "minilm@2-int8", 14_900_000, 3.3, encoder_quality(0.971)
     )
-    _publish(
+    publish(
         registry,
         root,
         "support-desk",
@@ -200,7 +200,7 @@ def fill(registry: Registry, root: Path) -> None:
         9.9,
         classifier_quality(1.0),
     )
-    _publish(
+    publish(
         registry,
         root,
         "support-desk",
@@ -278,7 +278,7 @@ def speed(p50_ms: float, size_bytes: int) -> Speed:
     )
 
 
-def _publish(
+def publish(
     registry: Registry,
     root: Path,
     model: str,

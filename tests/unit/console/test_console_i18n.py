@@ -115,6 +115,9 @@ def test_numbers_are_written_as_each_language_does() -> None:
     assert en.ms(0.413) == f"0.41{NBSP}ms"
     assert en.ms(12.44) == f"12.4{NBSP}ms"
     assert en.ms(1530) == f"1.53{NBSP}s"
+    assert en.precise(0.9968) == "0.9968"
+    assert fr.precise(3.539e-7) == f"3,5{NARROW}×{NARROW}10⁻⁷"
+    assert en.plain(100 / 14) == "7.143"
     assert en.moment("2025-11-22T05:07:31+00:00") == f"2025-11-22{NBSP}05:07{NBSP}UTC"
 
 

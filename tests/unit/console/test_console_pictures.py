@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
+from console_standin import EMBEDDING, encoder_quality, publish
 
 from tremplin.console.i18n import LANGUAGES, language
 from tremplin.console.models import model_page, version_page
-from tremplin.console.pictures import CHART_PHRASES, difference, in_language
+from tremplin.console.pictures import CHART_PHRASES, difference, in_language, metric_text
 from tremplin.console.view import ConsoleView
+from tremplin.registry.passport import extreme_metric
+from tremplin.registry.store import Registry
 
 NBSP = "\u00a0"
 
@@ -74,3 +79,20 @@ def test_the_fastest_proven_version_is_recommended(view: ConsoleView) -> None:
     assert page.metrics[0].name == "cosine_mean"
     assert page.metrics[0].cells[2] is not None
     assert page.metrics[0].cells[2].state == "broken"
+
+
+def test_the_reference_needs_no_measurement(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    imported = dataclasses.replace(
+        encoder_quality(1.0), metrics=(extreme_metric("parity_difference_max", 3.5e-7, 24),), bounds=()
+    )
+    compared = dataclasses.replace(encoder_quality(0.9968), reference="minilm@1-fp32")
+    publish(registry, tmp_path, "minilm", "1-fp32", EMBEDDING, "hub", 90_400_000, 9.8, imported)
+    publish(registry, tmp_path, "minilm", "2-int8", EMBEDDING, "minilm@1-fp32", 23_100_000, 3.4, compared)
+    page = model_page(registry, (), "minilm", "/console", language("en"))
+    agreement = next(row for row in page.metrics if row.name == "retrieval_agreement")
+    assert agreement.cells[0] is not None
+    assert agreement.cells[0].state == "reference"
+    assert metric_text(agreement, agreement.cells[0], language("en")) == "reference"
+    assert page.pareto is not None
+    assert page.metrics[-1].name == "parity_difference_max"  # what only one version has comes last

@@ -25,7 +25,7 @@ def test_a_version_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert speed.software["onnxruntime"] in speed.engine
 
 
-def test_peak_memory_is_the_version's_and_not_the_parent's(tmp_path: Path) -> None:
+def test_peak_memory_leaves_the_parent_out(tmp_path: Path) -> None:
     path = write_small_encoder(tmp_path / "model.onnx")
     ballast = b"x" * 600_000_000  # the parent is far larger than the child will be
     speed = measure_speed(
