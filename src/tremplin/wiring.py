@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -92,8 +93,20 @@ def threads_of(settings: Settings, machine: Machine) -> int:
 
 def open_registry(settings: Settings) -> Registry:
     """Return the registry in the data folder; raises StartFailed when the folder cannot be used."""
-    try:
+    with _in_data_folder(settings):
         return Registry(Places(settings.data).registry)
+
+
+def open_keys(settings: Settings) -> KeyRing:
+    """Return the API keys in the data folder; raises StartFailed when the folder cannot be used."""
+    with _in_data_folder(settings):
+        return KeyRing(Places(settings.data).keys)
+
+
+@contextmanager
+def _in_data_folder(settings: Settings) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise StartFailed(
             f"The data folder {settings.data} cannot be used: {error.strerror}. Choose another with --data."
@@ -116,7 +129,7 @@ def build_server(
     fleet = _Assembly(settings, registry, machine, threads, metrics).fleet(declared, forced)
     metrics.watch(fleet)
     services = Services(fleet, read_documents(settings.documents))
-    keys = KeyRing(places.keys)
+    keys = open_keys(settings)
     tickets = {secrets.token_urlsafe(24)}
     ticket = next(iter(tickets))
 

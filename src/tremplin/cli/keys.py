@@ -54,6 +54,6 @@ def revoke(
 
 def _ring(data: Data) -> KeyRing:
     from tremplin.config import read_settings
-    from tremplin.wiring import Places
+    from tremplin.wiring import open_keys
 
-    return KeyRing(Places(read_settings(data=data).data).keys)
+    return open_keys(read_settings(data=data))

@@ -81,6 +81,10 @@ def run() -> None:
         sys.exit(exit_code(error))
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:  # a file somebody named, or a disk; without a name it would be our bug
+        place = error.filename or _place(error)
+        print(f"tremplin: {place} cannot be used: {error.strerror or type(error).__name__}.", file=sys.stderr)
+        sys.exit(1)
     except Exception as error:  # a bug of ours: name it, without a stack trace that could quote a text
         place = _place(error)
         print(

@@ -36,20 +36,31 @@ def test_every_row_goes_once_in_the_end(lengths: list[int], limits: BatchLimits)
     assert sorted(gone) == list(range(len(lengths)))
 
 
+def useful_share(lengths: list[int], chosen: list[int], limits: BatchLimits) -> float:
+    rows = [lengths[index] for index in chosen]
+    return sum(rows) / (limits.start_tokens + len(rows) * max(rows))
+
+
 @given(lengths_waiting, limits_of_batch)
-def test_no_row_of_the_window_could_be_added(lengths: list[int], limits: BatchLimits) -> None:
-    """A batch is as full as its kind allows: the next nearest lengths on both sides would break a limit."""
+def test_company_is_never_worse_than_going_alone(lengths: list[int], limits: BatchLimits) -> None:
+    chosen = choose(lengths, limits)
+    assert useful_share(lengths, chosen, limits) >= useful_share(lengths, [0], limits)
+
+
+@given(lengths_waiting, limits_of_batch)
+def test_a_row_as_long_as_the_longest_is_left_only_for_a_limit(lengths: list[int], limits: BatchLimits) -> None:
+    """Such a row pads nothing, so it always pays to take it along."""
     chosen = choose(lengths, limits)
     rows, width = len(chosen), max(lengths[index] for index in chosen)
     left = [lengths[index] for index in range(min(len(lengths), limits.window)) if index not in set(chosen)]
-    shorter = [length for length in left if length <= width]
-    if shorter and rows < limits.max_rows:
+    if width in left and rows < limits.max_rows:
         assert (rows + 1) * width > limits.max_tokens
 
 
-@given(st.lists(st.integers(1, 20), min_size=1, max_size=20))
-def test_everything_goes_when_it_fits(lengths: list[int]) -> None:
-    assert choose(lengths, BatchLimits(max_tokens=20 * 20, max_rows=20)) == list(range(len(lengths)))
+@given(st.integers(1, 20), st.integers(1, 20))
+def test_equal_rows_all_go_when_they_fit(length: int, count: int) -> None:
+    limits = BatchLimits(max_tokens=20 * 20, max_rows=20)
+    assert sorted(choose([length] * count, limits)) == list(range(count))
 
 
 @pytest.mark.parametrize(
@@ -57,6 +68,7 @@ def test_everything_goes_when_it_fits(lengths: list[int]) -> None:
     [
         ([16, 250, 17, 15, 248], {0, 2, 3}),  # the long ones would make half the batch padding
         ([250, 16, 17, 15, 248], {0, 4}),
+        ([4, 30, 31], {0}),  # taking 30 along would cost more padding than starting another batch
         ([600, 3, 4], {0}),  # over the limit by itself: it goes alone
         ([5], {0}),
     ],
