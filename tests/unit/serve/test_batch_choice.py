@@ -68,7 +68,7 @@ def test_equal_rows_all_go_when_they_fit(length: int, count: int) -> None:
     [
         ([16, 250, 17, 15, 248], {0, 2, 3}),  # the long ones would make half the batch padding
         ([250, 16, 17, 15, 248], {0, 4}),
-        ([4, 30, 31], {0}),  # taking 30 along would cost more padding than starting another batch
+        ([20, 60, 20, 20], {0, 2, 3}),  # taking 60 along would cost more than starting another batch
         ([600, 3, 4], {0}),  # over the limit by itself: it goes alone
         ([5], {0}),
     ],
