@@ -36,7 +36,7 @@ from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
 from tremplin.serve.fleet import Fleet
 from tremplin.serve.infer import Inferencer
 from tremplin.serve.services import Services
-from tremplin.serve.tokenize import TextTokenizer
+from tremplin.serve.tokenize import UNUSABLE, TextTokenizer
 from tremplin.store.keys import KeyRing
 from tremplin.tasks.search import Document
 
@@ -147,7 +147,8 @@ def build_server(
         registry=registry,
         live=lambda: _live(declared, fleet, threads),
         state=lambda: state.name,
-        check_key=check_key if settings.auth else lambda key: True,
+        check_key=check_key,
+        is_open=not settings.auth,
         redeem_ticket=redeem_ticket,
         session_secret=secret_in(places.session_secret),
         version=__version__,
@@ -184,18 +185,21 @@ def read_documents(path: Path | None) -> list[Document]:
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(f"The documents {path} cannot be read as UTF-8 text: {error}") from None
     documents = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            documents.append(
-                Document(str(row["id"]), str(row.get("title", "")), str(row["text"]), str(row.get("lang", "")))
+            document = Document(
+                str(row["id"]), str(row.get("title", "")), str(row["text"]), str(row.get("lang", ""))
             )
         except (ValueError, KeyError, TypeError):
             raise BadInput(
                 f'{path}, line {number}: expected {{"id": ..., "text": ...}} and perhaps "title" and "lang".'
             ) from None
+        if UNUSABLE.search(document.title + document.text):
+            raise BadInput(f"{path}, line {number}: the text holds NUL or half of a surrogate pair. Remove it.")
+        documents.append(document)
         if len(documents) > MAX_DOCUMENTS:
             raise BadInput(f"{path} holds more than {MAX_DOCUMENTS:,} documents; search here is exact and small.")
     return documents

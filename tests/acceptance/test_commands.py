@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,12 +69,7 @@ def test_a_wrong_option_is_the_command_lines_own_error() -> None:
     [
         (("up", "--port", "70000"), {}, ("'port'", "less than or equal to 65535", "TREMPLIN_PORT")),
         (("up",), {"TREMPLIN_PORT": "abc"}, ("'port'", "valid integer")),
-        (("up",), {"TREMPLIN_MAX_BODY_BYTES": "12"}, ("'max_body_bytes'", "1024")),
-        (("up",), {"TREMPLIN_LOG_LEVEL": "loud"}, ("'log_level'",)),
-        (("up",), {"TREMPLIN_MAX_QUEUE_S": "0"}, ("'max_queue_s'", "greater than 0")),
-        (("up", "--threads", "1000"), {}, ("'threads'", "256")),
         (("up", "--host", "0.0.0.0", "--no-auth"), {}, ("0.0.0.0", "loopback", "--no-auth")),
-        (("serve", "--no-auth"), {"TREMPLIN_HOST": "::"}, ("loopback",)),
         (("serve",), {"TREMPLIN_AUTH": "false", "TREMPLIN_HOST": "192.0.2.1"}, ("loopback",)),
     ],
 )
@@ -148,8 +142,10 @@ def artefact(data: Path, name: str) -> Path:
     return registry.path(registry.latest("tiny"), name, verify=False)
 
 
-@pytest.mark.parametrize("name", [MODEL_FILE, TOKENIZER_FILE])
-@pytest.mark.parametrize("harm", ["bit", "truncated", "empty", "missing"])
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [(MODEL_FILE, "bit"), (TOKENIZER_FILE, "truncated"), (MODEL_FILE, "empty"), (TOKENIZER_FILE, "missing")],
+)
 def test_a_damaged_file_of_the_registry(tiny_data: Path, name: str, harm: str) -> None:
     path = artefact(tiny_data, name)
     content = bytearray(path.read_bytes())
@@ -171,7 +167,7 @@ def test_an_edited_manifest(tiny_data: Path) -> None:
     assert_fails(serve(tiny_data), 1, "tiny@1-fp32", "differs from what was signed")
 
 
-@pytest.mark.parametrize("content", [b"", b"not a graph", b"\x08\x0a", "half"])
+@pytest.mark.parametrize("content", [b"", b"not a graph", "half"])
 def test_a_graph_that_was_broken_before_it_was_published(tmp_path: Path, content: bytes | str) -> None:
     whole = tiny_models.write_encoder(tmp_path / "whole.onnx").read_bytes()
     publish_files(tmp_path, whole[: len(whole) // 2] if isinstance(content, str) else content)
@@ -184,7 +180,7 @@ def test_a_tokenizer_that_does_not_fit_its_model(tmp_path: Path) -> None:
     assert_fails(serve(tmp_path / "data", "tiny"), 4, "ids up to 28", "9 rows")
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"version": "1.0"}', "not JSON"])
+@pytest.mark.parametrize("content", ["", '{"version": "1.0"}'])
 def test_a_tokenizer_that_is_none(tmp_path: Path, content: str) -> None:
     tokenizer = tmp_path / "none.json"
     tokenizer.write_text(content)
@@ -253,8 +249,8 @@ def test_documents_that_cannot_be_searched(tiny_data: Path, tmp_path: Path, line
 
 
 @pytest.fixture(scope="module")
-def data(published_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield str(copy_data(published_data, tmp_path_factory.mktemp("commands") / "data"))
+def data(published_data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(copy_data(published_data, tmp_path_factory.mktemp("commands") / "data"))
 
 
 def json_of(*arguments: str) -> object:

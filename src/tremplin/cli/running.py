@@ -34,37 +34,38 @@ def run_server(
 ) -> None:
     """Serve until told to stop. Raises the errors that keep a server from starting."""
     access_log = configure_logs(settings.log_level)
-    listener = open_socket(settings.host, settings.port)
-    registry = open_registry(settings)
-    machine = read_machine()
-    threads = threads_of(settings, machine)
-    out.print(
-        f"Machine   {machine.cpu}, {machine.cores} cores (from {machine.cores_from}), "
-        f"{threads} threads per engine",
-        highlight=False,
-    )
-    services = _services(settings, registry, machine, threads, versions, bootstrap)
-    if save:
-        write_services(Places(settings.data).services, services)
-    server = build_server(settings, registry, services, forced, access_log)
-    address = f"http://{_shown_host(settings.host)}:{listener.getsockname()[1]}"
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    server.services.fleet.start()
+    # Bound first: a port in use must not cost the half minute of a first run.
+    with open_socket(settings.host, settings.port) as listener:
+        registry = open_registry(settings)
+        machine = read_machine()
+        threads = threads_of(settings, machine)
+        out.print(
+            f"Machine   {machine.cpu}, {machine.cores} cores (from {machine.cores_from}), "
+            f"{threads} threads per engine",
+            highlight=False,
+        )
+        services = _services(settings, registry, machine, threads, versions, bootstrap)
+        if save:
+            write_services(Places(settings.data).services, services)
+        server = build_server(settings, registry, services, forced, access_log)
+        address = f"http://{_shown_host(settings.host)}:{listener.getsockname()[1]}"
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        server.services.fleet.start()
 
-    async def on_started() -> None:
-        await server.services.index_documents()
-        # What start-up made lives as long as the process: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
-        server.state.is_started = True
-        _announce(server, settings, address, open_browser)
+        async def on_started() -> None:
+            await server.services.index_documents()
+            # What start-up made lives as long as the process: the collector need not look at it again.
+            gc.collect()
+            gc.freeze()
+            server.state.is_started = True
+            _announce(server, settings, address, open_browser)
 
-    try:
-        _run(serve_app(
-            server.app, listener, server.state, drain_delay_s=settings.drain_delay_s, on_started=on_started
-        ))  # fmt: skip
-    finally:
-        server.services.fleet.stop()
+        try:
+            _run(serve_app(
+                server.app, listener, server.state, drain_delay_s=settings.drain_delay_s, on_started=on_started
+            ))  # fmt: skip
+        finally:
+            server.services.fleet.stop()
 
 
 def _services(

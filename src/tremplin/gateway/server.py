@@ -52,7 +52,11 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say so."""
         await super().startup(sockets)
-        await self._on_started()
+        try:
+            await self._on_started()
+        except BaseException:
+            await self.shutdown(sockets)
+            raise
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -70,7 +70,9 @@ def options_of(command: object) -> set[str]:
     return {name for name in names if name.startswith("--")}
 
 
-@pytest.mark.parametrize(("command", "options"), list(commands()), ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("command", "options"), list(commands()), ids=lambda value: value if isinstance(value, str) else "options"
+)
 def test_options_of_a_command_are_documented(command: str, options: set[str]) -> None:
     said = section("reference/cli.md", command)
     # A command says its own options; what they mean when shared is told once, above.

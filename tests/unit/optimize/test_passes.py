@@ -114,11 +114,11 @@ def test_float_layers_keep_the_most_sensitive_product(
     assert [linear.weight.shape for linear in left] == [(WIDE, 32)], "the product after the outlier"
 
 
-def test_a_head_is_never_quantized(encoder: Path, statistics: dict[str, ChannelStatistics], tmp_path: Path) -> None:
+def test_a_head_is_never_quantized(
+    encoder: Path, statistics: dict[str, ChannelStatistics], tmp_path: Path
+) -> None:
     model = onnx.load(str(encoder))
-    model.graph.initializer.append(
-        onnx.numpy_helper.from_array(np.ones((32, 3), np.float32), "head.weight")
-    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((32, 3), np.float32), "head.weight"))
     model.graph.node.append(
         onnx.helper.make_node("MatMul", ["embedding", "head.weight"], ["logits"], name="head.matmul")
     )

@@ -129,9 +129,7 @@ MACHINE = Machine("cpu", "x86_64", 2, "affinity", 1, (), "Linux")
 
 
 def candidate(scheme: str, rate: float, low: float) -> Candidate:
-    speed = Speed(
-        MACHINE, "ort", 1, "", 3, 1.0, 1, 1.0, 2.0, 16, 10, (Throughput(1, 16, rate, rate, rate),)
-    )
+    speed = Speed(MACHINE, "ort", 1, "", 3, 1.0, 1, 1.0, 2.0, 16, 10, (Throughput(1, 16, rate, rate, rate),))
     from pathlib import Path
 
     return Candidate(scheme, PassResult(scheme, 1), Path(scheme), quality(low, Bound("cosine_mean", 0.9)), speed)

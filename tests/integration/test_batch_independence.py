@@ -1,0 +1,104 @@
+"""An answer does not depend on its batch neighbours: the real model, through the real queue.
+
+In fp32 it holds to 1e-5. The int8 graph quantizes activations with ranges fixed when it was calibrated, or row by
+row where they are dynamic, never over the batch, so there too a text alone and a text among others differ by
+rounding only; the passport bounds the difference (``batch_dependence``), and this test holds the server to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tremplin.optimize.texts import bundled_texts
+from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
+from tremplin.registry.store import Registry
+from tremplin.serve.admit import Admission, AdmissionLimits
+from tremplin.serve.batch import BatchLimits
+from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
+from tremplin.serve.infer import Inferencer
+from tremplin.serve.tokenize import TextTokenizer
+
+
+@pytest.fixture(scope="module")
+def published(published_data: Path) -> Registry:
+    return Registry(published_data / "registry")
+
+
+@asynccontextmanager
+async def serving(registry: Registry, manifest: Manifest, limits: BatchLimits) -> AsyncIterator[Inferencer]:
+    inferencer = Inferencer(
+        manifest,
+        TextTokenizer(registry.path(manifest, TOKENIZER_FILE), manifest.interface),
+        OnnxRuntimeEngine(registry.path(manifest, MODEL_FILE), threads=2),
+        Admission(AdmissionLimits(), tokens_per_s=1e6),
+        limits,
+    )
+    inferencer.start()
+    try:
+        yield inferencer
+    finally:
+        inferencer.stop()
+
+
+def texts_of_all_lengths(count: int) -> list[str]:
+    generator = random.Random(5)
+    texts = [generator.choice(bundled_texts(seed=0).evaluation) for _ in range(count)]
+    return [" ".join([text] * generator.choice((1, 1, 1, 2, 5))) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("ref", "output"),
+    [("minilm@1-fp32", "embedding"), ("minilm@2-int8", "embedding"), ("support-desk", "probabilities")],
+)
+async def test_a_text_alone_and_among_others(published: Registry, ref: str, output: str) -> None:
+    manifest = published.resolve(ref)
+    texts = texts_of_all_lengths(48)
+    async with serving(published, manifest, BatchLimits(max_tokens=1024, max_rows=32)) as inferencer:
+        alone = np.stack([(await inferencer.infer([text])).stacked(output)[0] for text in texts])
+        together = (await inferencer.infer(texts)).stacked(output)
+        scattered = await asyncio.gather(*(inferencer.infer([text]) for text in texts))
+    among = np.stack([inference.stacked(output)[0] for inference in scattered])
+    tolerance = 1e-5 if manifest.precision == "fp32" else _promised(manifest)
+    assert np.abs(together - alone).max() <= tolerance
+    assert np.abs(among - alone).max() <= tolerance
+
+
+def _promised(manifest: Manifest) -> float:
+    bound = next(bound for bound in manifest.quality.bounds if bound.metric == "batch_dependence")
+    assert bound.at_most is not None
+    return bound.at_most
+
+
+async def test_answers_are_in_the_order_of_the_texts(published: Registry) -> None:
+    manifest = published.resolve("minilm@2-int8")
+    texts = list(dict.fromkeys(texts_of_all_lengths(40)))
+    async with serving(published, manifest, BatchLimits(max_tokens=256, max_rows=8)) as inferencer:
+        alone = np.stack([(await inferencer.infer([text])).stacked("embedding")[0] for text in texts])
+        for seed in range(5):
+            order = random.Random(seed).sample(range(len(texts)), len(texts))
+            found: NDArray[np.float32] = (await inferencer.infer([texts[i] for i in order])).stacked("embedding")
+            assert np.argmax(found @ alone.T, axis=1).tolist() == order
+
+
+async def test_a_caller_who_gives_up_leaves_room_and_harms_nobody(published: Registry) -> None:
+    manifest = published.resolve("minilm@2-int8")
+    texts = texts_of_all_lengths(24)
+    async with serving(published, manifest, BatchLimits(max_tokens=128, max_rows=4)) as inferencer:
+        expected = (await inferencer.infer(texts[:1])).stacked("embedding")
+        leaving = asyncio.ensure_future(inferencer.infer(texts * 8))
+        staying = [asyncio.ensure_future(inferencer.infer(texts[:1])) for _ in range(4)]
+        await asyncio.sleep(0.01)
+        leaving.cancel()
+        for inference in await asyncio.gather(*staying):
+            assert np.abs(inference.stacked("embedding") - expected).max() <= _promised(manifest)
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert (inferencer.admission.queued_rows, inferencer.admission.queued_tokens) == (0, 0)
