@@ -66,8 +66,8 @@ def run(rounds: int) -> Result:
         return Result(
             scenario="int8 against fp32",
             setting=(
-                f"One thread on one core; 1,024 {short_name} and 128 {long_name}; calibrated on the sentences that "
-                f"ship; {rounds} interleaved rounds; batches of near lengths. `mixed` is what the first run keeps."
+                f"One thread on one core; 1,024 {short_name} and 128 {long_name}; calibrated on the sentences "
+                f"that ship; {rounds} interleaved rounds; batches of near lengths. The first run keeps `mixed`."
             ),
             figures=figures,
         )

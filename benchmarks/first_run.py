@@ -47,9 +47,9 @@ def run(rounds: int) -> Result:
     return Result(
         scenario="First run, restart, weight",
         setting=(
-            f"{len(os.sched_getaffinity(0))} cores, engine threads as `tremplin up` chooses them, empty data folder; "
-            f"{rounds} first runs, {len(restart)} restarts. Worst memory: the peak after 10 s of short and 10 s of long "
-            "texts over 128 connections, both versions (encoder int8, encoder and head int8) loaded."
+            f"{len(os.sched_getaffinity(0))} cores, engine threads as `tremplin up` chooses them, empty folder; "
+            f"{rounds} first runs, {len(restart)} restarts. Worst memory: the peak after 10 s of short and 10 s "
+            "of long texts over 128 connections, both versions (encoder int8, encoder and head int8) loaded."
         ),
         figures=[
             figure("empty folder to first answer", first, "s", at_most=20),

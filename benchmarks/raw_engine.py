@@ -30,7 +30,7 @@ def main() -> None:
     engine.warm_up()
 
     def sweep(texts: list[str], size: int, seconds: float) -> float:
-        ordered = sorted(texts, key=len)
+        ordered = sorted(texts, key=lambda text: len(tokenizer.encode([text]).rows[0]))
         done, started = 0, time.perf_counter()
         while (elapsed := time.perf_counter() - started) < seconds:
             for start in range(0, len(ordered), size):

@@ -56,7 +56,7 @@ def running_server(data: Path, *options: str, cores: Sequence[int] | None = None
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
+        preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,  # noqa: PLW1509 (no thread)
         env=os.environ | {"PYTHONUNBUFFERED": "1", "TREMPLIN_DRAIN_DELAY_S": "0", "NO_COLOR": "1"},
     )
     key_file = data / "benchmark-key"

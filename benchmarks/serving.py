@@ -63,7 +63,8 @@ def run(rounds: int) -> Result:
         scenario="Serving: HTTP against the raw engine",
         setting=(
             f"Server and raw engine on one core, one engine thread, client on another core; SHORT = {short_name} "
-            f"at 128 connections, LONG = {long_name} at 32; minilm int8; {rounds} alternating rounds of {SECONDS:g} s."
+            f"at 128 connections, LONG = {long_name} at 32; minilm int8; {rounds} alternating rounds "
+            f"of {SECONDS:g} s."
         ),
         figures=[
             figure("share of the raw engine at saturation, SHORT", ratio["short"], "", at_least=0.85),

@@ -1,4 +1,4 @@
-"""The texts that are measured with: CLINC150 queries and SciFact abstracts where they are, else those that ship."""
+"""The texts measured with: CLINC150 queries and SciFact abstracts where they are, else those that ship."""
 
 from __future__ import annotations
 

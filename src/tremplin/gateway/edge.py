@@ -88,8 +88,6 @@ class Edge:
         try:
             self._check(scope["method"], path, headers)
             if endpoint is not None and endpoint.hot is not None:
-                if not self._state.is_started:
-                    raise NotReady("The server is starting; ask /readyz when it is ready.")
                 reply = await endpoint.hot(await _body(receive, self._max_body_bytes))
                 await self._send_reply(reply, exchange, send)
             else:
@@ -114,20 +112,26 @@ class Edge:
             self._account(exchange, scope)
 
     def _check(self, method: str, path: str, headers: dict[bytes, bytes]) -> None:
-        """Refuse a request without a live key, or with a body announced too large."""
+        """Refuse a request without a live key, with a body announced too large, or before the server is ready."""
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_body_bytes:
             raise _too_large(self._max_body_bytes)
         is_read = method in ("GET", "HEAD")  # GET / leads to the console, POST / is TEI's embed
-        if self._check_key is None or path.startswith(PUBLIC_PREFIXES) or (is_read and path in PUBLIC_PATHS):
+        if path.startswith(PUBLIC_PREFIXES) or (is_read and path in PUBLIC_PATHS):
             return
+        if self._check_key is not None:
+            self._check_caller(self._check_key, headers)
+        if not self._state.is_started:
+            raise NotReady("The server is starting; ask /readyz when it is ready.")
+
+    def _check_caller(self, check_key: Callable[[str], bool], headers: dict[bytes, bytes]) -> None:
         key = _key(headers)
         if not key:
             raise MissingKey(
                 "Send an API key as 'Authorization: Bearer tk_...' or 'X-API-Key: tk_...'. "
                 "`tremplin keys create` makes one."
             )
-        if not self._check_key(key):
+        if not check_key(key):
             raise InvalidKey("The API key is unknown or revoked. `tremplin keys list` shows the live ones.")
 
     async def _send_reply(self, reply: Reply, exchange: Exchange, send: Send) -> None:

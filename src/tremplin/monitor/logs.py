@@ -11,6 +11,8 @@ import logging
 import sys
 import threading
 import time
+from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import BinaryIO
 
@@ -26,7 +28,7 @@ class LineWriter:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._lines: list[bytes] = []
+        self._lines: deque[bytes] = deque()
         self._thread = threading.Thread(target=self._write_forever, name="logs", daemon=True)
         self._thread.start()
         atexit.register(self.flush)
@@ -46,7 +48,10 @@ class LineWriter:
 
     def flush(self) -> None:
         """Write what was collected."""
-        lines, self._lines = self._lines, []
+        lines = []
+        with suppress(IndexError):  # taken one by one: swapping the list would lose a line added meanwhile
+            while True:
+                lines.append(self._lines.popleft())
         if lines:
             self._stream.write(b"\n".join(lines) + b"\n")
             self._stream.flush()
@@ -114,6 +119,7 @@ class _Forward(logging.Handler):
 
 def _without_stack(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Keep an exception's class and place, not its message: messages of libraries may quote a text."""
+    event.pop("exc_info", None)
     error = event.pop("error", None)
     if isinstance(error, BaseException):
         event["error"] = type(error).__name__

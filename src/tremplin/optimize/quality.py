@@ -16,8 +16,8 @@ from tremplin.serve.engine import Engine
 
 Array = NDArray[np.float32]
 
-# Held by the pessimistic end of each interval. The agreement is asked for over texts that are no real queries, whose
-# best passages are nearly tied: about 0.97 is measured where real queries (benchmarks/) give 0.98.
+# Held by the pessimistic end of each interval. The agreement is asked for over texts that are no real queries,
+# whose best passages are nearly tied: 0.97 is measured where real queries (benchmarks/) give 0.98.
 EMBEDDING_BOUNDS = (
     Bound("cosine_mean", at_least=0.995),
     Bound("cosine_min", at_least=0.98),

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tremplin.errors import BadInput
+from tremplin.machine import Machine
 from tremplin.optimize.optimiser import Candidate, choose
 from tremplin.optimize.passes.graph import PassResult
 from tremplin.optimize.quality import classification_metrics, embedding_metrics, read_bound
@@ -19,7 +20,6 @@ from tremplin.registry.passport import (
     mean_metric,
     share_metric,
 )
-from tremplin.machine import Machine
 
 
 def unit_rows(count: int, seed: int) -> np.ndarray:
@@ -121,7 +121,7 @@ def test_bounds_are_read(text: str, bound: Bound) -> None:
 
 @pytest.mark.parametrize("text", ["", "cosine_mean", "cosine_mean>0.9", "cosine_mean>=high", "x>=1e", ">=1"])
 def test_what_is_no_bound_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(BadInput, match="cosine_mean>=0.995"):
+    with pytest.raises(BadInput, match=r"cosine_mean>=0\.995"):
         read_bound(text)
 
 

@@ -35,7 +35,7 @@ class OnnxRuntimeEngine:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised as well, and its own lines are not JSON
         # A spinning pool takes the core from the event loop; on shared cores it costs more than it gains.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # The arena keeps the peak of every shape ever seen; shrinking after each run costs 1 % of speed.
@@ -44,7 +44,7 @@ class OnnxRuntimeEngine:
             session = ort.InferenceSession(str(self._model), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the binding raises classes of its own, all bare
             raise EngineFailed(
-                f"ONNX Runtime cannot open the graph: {_first_line(error)} "
+                f"ONNX Runtime cannot open the graph: {_first_line(error).replace(str(self._model), 'the file')}. "
                 "The file is damaged or not an ONNX graph; publish the version again."
             ) from None
         self.inputs = tuple(node.name for node in session.get_inputs())
@@ -84,6 +84,6 @@ def feeds_of(batch: TokenBatch, inputs: Sequence[str]) -> dict[str, NDArray[np.i
 
 
 def _first_line(error: Exception) -> str:
-    """What the runtime said, without the file's path and the stack it may append."""
+    """What the runtime said, without its codes and the stack it may append."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return text.split(" : ", 3)[-1][:300]
+    return text.split(" : ", 3)[-1][:300].rstrip(".")
