@@ -67,6 +67,11 @@ class Places:
         return self.root / "keys"
 
     @property
+    def vectors(self) -> Path:
+        """Vectors of documents; may be deleted, they are computed again."""
+        return self.root / "vectors"
+
+    @property
     def session_secret(self) -> Path:
         """Signs the console's cookies."""
         return self.root / "keys" / "session"

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +19,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.conftest import copy_data
-from tests.live_server import PATIENCE_S, LiveServer, run_command, start_server
+from tests.live_server import PATIENCE_S, LiveServer, clean_environment, run_command, start_server
 
 ServerOn = Callable[..., LiveServer]
 
@@ -421,3 +423,37 @@ def test_a_proven_version_is_not_said_to_be_forced(live_server: LiveServer) -> N
         labels = {"model": "minilm", "version": "2-int8"}
         assert value(metrics_of(client), "tremplin_version_forced_info", **labels) == 0
     assert "FORCED" not in "".join(live_server.output)
+
+
+# -- the first run --------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_first_run_goes_on_where_it_stopped(published_data: Path, tmp_path: Path) -> None:
+    """The main job, from an empty folder: killed after the import, started again, ready with all it promises."""
+    data = tmp_path / "data"
+    with (tmp_path / "killed.stderr").open("wb") as errors:
+        command = [sys.executable, "-m", "tremplin", "up", "--data", str(data), "--port", "0", "--no-browser"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=clean_environment())
+        assert eventually(lambda: (data / "registry/models/minilm/1-fp32/speed").is_dir())
+        process.kill()
+        process.wait()
+    imported = (data / "registry/models/minilm/1-fp32/manifest.json").read_bytes()
+
+    server = start_server(data, "--no-browser")
+    try:
+        assert "First run: optimise" in server.logs()
+        assert "First run: import" not in server.logs(), "the import was done twice"
+        with server.client() as client:
+            served = [version["version"] for version in client.get("/info").json()["versions"]]
+            assert served == _services(published_data)
+            assert client.post("/v1/search", json={"query": "forgot my password"}).json()["hits"]
+    finally:
+        assert server.stop() == 0
+    assert (data / "registry/models/minilm/1-fp32/manifest.json").read_bytes() == imported
+    assert sorted(path.name for path in (data / "registry/models").glob("*/*")) == sorted(
+        path.name for path in (published_data / "registry/models").glob("*/*")
+    )
+
+
+def _services(data: Path) -> list[str]:
+    return [service["version"] for service in json.loads((data / "services.json").read_text())]

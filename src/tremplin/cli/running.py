@@ -53,7 +53,7 @@ def run_server(
         server.services.fleet.start()
 
         async def on_started() -> None:
-            await server.services.index_documents()
+            await server.services.index_documents(Places(settings.data).vectors)
             # What start-up made lives as long as the process: the collector need not look at it again.
             gc.collect()
             gc.freeze()

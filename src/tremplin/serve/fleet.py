@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tremplin.errors import UnknownModel
@@ -49,9 +50,9 @@ class Fleet:
         return f"Served: {', '.join([DEFAULT, *names])}." if names else "No served model can do this."
 
     def start(self) -> None:
-        """Load and warm up every version. Blocks."""
-        for inferencer in self.inferencers:
-            inferencer.start()
+        """Load and warm up every version, all at once: loading uses one core each. Blocks."""
+        with ThreadPoolExecutor(max(1, len(self.inferencers))) as pool:
+            list(pool.map(Inferencer.start, self.inferencers))
 
     def stop(self) -> None:
         """Answer what is queued and free everything. Blocks."""

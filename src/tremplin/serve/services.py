@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from tremplin.errors import BadInput, EmptyText, TooManyInputs, UnknownName, UnknownService
 from tremplin.registry.task import Task
+from tremplin.serve.documents import document_vectors
 from tremplin.serve.fleet import Fleet
 from tremplin.serve.infer import Inferencer
 from tremplin.serve.timing import Timings
@@ -24,7 +26,6 @@ Value_co = TypeVar("Value_co", covariant=True)
 
 MAX_CANDIDATE_LABELS = 100
 MAX_HITS = 100
-INDEXED_AT_ONCE = 128  # stays within what one request may carry, whatever the documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +45,11 @@ class Services:
         self.documents = list(documents)
         self._document_vectors: Vectors | None = None
 
-    async def index_documents(self) -> None:
-        """Embed the documents that search looks in; done once, before serving."""
+    async def index_documents(self, cache: Path | None = None) -> None:
+        """Make the documents searchable; done once, before serving. ``cache`` is a folder for their vectors."""
         if self.documents and Task.EMBEDDING in self.fleet.defaults:
             inferencer = self.fleet.find(None, Task.EMBEDDING)
-            texts = [f"{doc.title}. {doc.text}" for doc in self.documents]
-            parts = [
-                (await inferencer.infer(texts[first : first + INDEXED_AT_ONCE])).stacked("embedding")
-                for first in range(0, len(texts), INDEXED_AT_ONCE)
-            ]
-            self._document_vectors = np.concatenate(parts)
+            self._document_vectors = await document_vectors(inferencer, self.documents, cache)
 
     async def embed(
         self,
