@@ -70,7 +70,7 @@ def _install_megabytes() -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         venv = Path(folder) / "venv"
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-        pip = [str(venv / "bin" / "pip"), "install", "--quiet", "--no-compile"]
+        pip = [str(venv / "bin" / "pip"), "install", "--quiet"]
         done = subprocess.run(
             [*pip, "--require-hashes", "-r", str(ROOT / "requirements" / "serve.txt")], check=False
         )

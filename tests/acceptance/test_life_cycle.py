@@ -434,7 +434,7 @@ def test_an_interrupted_first_run_goes_on_where_it_stopped(published_data: Path,
     with (tmp_path / "killed.stderr").open("wb") as errors:
         command = [sys.executable, "-m", "tremplin", "up", "--data", str(data), "--port", "0", "--no-browser"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=clean_environment())
-        assert eventually(lambda: (data / "registry/models/minilm/1-fp32/speed").is_dir())
+        assert eventually((data / "registry/models/minilm/1-fp32/speed").is_dir)
         process.kill()
         process.wait()
     imported = (data / "registry/models/minilm/1-fp32/manifest.json").read_bytes()

@@ -12,7 +12,7 @@ from tremplin.cli.show import err, out, progress_bar
 from tremplin.config import Settings
 from tremplin.errors import StartFailed
 from tremplin.gateway.server import open_socket, serve_app
-from tremplin.machine import Machine, read_machine
+from tremplin.machine import Machine, read_machine, return_free_memory
 from tremplin.monitor.logs import configure_logs
 from tremplin.registry.services import Service, read_services, write_services
 from tremplin.registry.store import Registry
@@ -57,6 +57,7 @@ def run_server(
             # What start-up made lives as long as the process: the collector need not look at it again.
             gc.collect()
             gc.freeze()
+            return_free_memory()
             server.state.is_started = True
             _announce(server, settings, address, open_browser)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tremplin.errors import UnknownModel
@@ -50,9 +49,12 @@ class Fleet:
         return f"Served: {', '.join([DEFAULT, *names])}." if names else "No served model can do this."
 
     def start(self) -> None:
-        """Load and warm up every version, all at once: loading uses one core each. Blocks."""
-        with ThreadPoolExecutor(max(1, len(self.inferencers))) as pool:
-            list(pool.map(Inferencer.start, self.inferencers))
+        """Load and warm up every version. Blocks.
+
+        One after the other: side by side would save 0.1 s and cost 14 MB of the allocator's per-thread pools.
+        """
+        for inferencer in self.inferencers:
+            inferencer.start()
 
     def stop(self) -> None:
         """Answer what is queued and free everything. Blocks."""
