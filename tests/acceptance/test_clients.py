@@ -12,9 +12,10 @@ import openai
 import pytest
 from huggingface_hub import InferenceClient, constants
 from numpy.typing import NDArray
-from tests.live_server import LiveServer
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
+
+from tests.live_server import LiveServer
 
 TEXTS = [
     "I was charged twice this month.",

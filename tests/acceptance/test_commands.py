@@ -10,10 +10,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tests import tiny_models
 from tests.conftest import copy_data
 from tests.live_server import run_command
-
 from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
 from tremplin.registry.services import Service, write_services
 from tremplin.registry.store import Registry

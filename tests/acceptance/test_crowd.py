@@ -10,6 +10,7 @@ from statistics import median
 import httpx
 import numpy as np
 import openai
+
 from tests.live_server import PATIENCE_S, LiveServer
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
 from tests.conftest import copy_data
 from tests.live_server import PATIENCE_S, LiveServer, clean_environment, run_command, start_server
 
@@ -388,7 +389,6 @@ def test_a_callers_request_id_is_kept_when_it_is_harmless(live_server: LiveServe
 
 def test_a_version_that_misses_its_bound_is_served_only_by_force_and_says_so(tmp_path: Path) -> None:
     from tests import tiny_models
-
     from tremplin.registry.store import Registry
 
     data = tmp_path / "data"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests import tiny_models
 
+from tests import tiny_models
 from tremplin.errors import EngineFailed
 from tremplin.serve.engine import Engine, TokenBatch, pad
 from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine

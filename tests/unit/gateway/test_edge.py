@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import structlog
 from structlog.testing import capture_logs
+
 from tests.asgi_client import client_of
 from tests.conftest import TinyServer
-
 from tremplin.errors import EngineFailed
 from tremplin.registry.task import Task
 from tremplin.serve.engine import Outputs, TokenBatch

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.optimize.small_encoder import VOCABULARY, write_small_encoder
 
+from tests.unit.optimize.small_encoder import VOCABULARY, write_small_encoder
 from tremplin.errors import EngineFailed
 from tremplin.machine import read_machine
 from tremplin.optimize.measure import Effort, measure_speed

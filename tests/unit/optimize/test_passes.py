@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from tests.unit.optimize.small_encoder import WIDE, random_rows, write_small_encoder
 
+from tests.unit.optimize.small_encoder import WIDE, random_rows, write_small_encoder
 from tremplin.errors import PassFailed
 from tremplin.optimize.calibrate import ChannelStatistics, collect_statistics
 from tremplin.optimize.passes.dynamic_int8 import DynamicInt8

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests import tiny_models
 
+from tests import tiny_models
 from tremplin.errors import DamagedArtefact, NotServable, PublishFailed, UnknownVersion
 from tremplin.machine import read_machine
 from tremplin.registry.manifest import Manifest, dump_manifest, is_name, load_manifest

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests import tiny_models
 
+from tests import tiny_models
 from tremplin.errors import BadInput, EmptyText, IncompleteSource, InvalidText, TextTooLong, TokenizerMismatch
 from tremplin.serve.tokenize import MAX_CHARACTERS_PER_TOKEN, TextTokenizer
 
