@@ -7,19 +7,10 @@ import sys
 import typer
 
 from tremplin import __version__
-from tremplin.errors import (
-    BadInput,
-    ImportRefused,
-    InvalidSettings,
-    MissingExtra,
-    NotServable,
-    OptimizeFailed,
-    PublishFailed,
-    StartFailed,
-    TrainingRefused,
-    TremplinError,
-    UnknownVersion,
-)
+from tremplin.cli.exit_codes import EXIT_CODES, exit_code
+from tremplin.errors import TremplinError
+
+__all__ = ["EXIT_CODES", "app", "exit_code", "run"]
 
 app = typer.Typer(
     name="tremplin",
@@ -27,20 +18,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-)
-
-# Exit codes that scripts can trust; 2 is the command line's own (a wrong option).
-EXIT_CODES: tuple[tuple[type[TremplinError], int], ...] = (
-    (BadInput, 3),
-    (InvalidSettings, 3),
-    (UnknownVersion, 3),
-    (ImportRefused, 4),
-    (NotServable, 5),
-    (PublishFailed, 6),
-    (StartFailed, 7),
-    (MissingExtra, 8),
-    (TrainingRefused, 9),
-    (OptimizeFailed, 10),
 )
 
 
@@ -64,11 +41,6 @@ def _register() -> None:
     app.command("bench")(bench.bench)
     app.command("doctor")(doctor.doctor)
     app.add_typer(keys.app, name="keys")
-
-
-def exit_code(error: TremplinError) -> int:
-    """Return the exit code of an error: that of its nearest ancestor in the table, else 1."""
-    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
 
 
 def run() -> None:

@@ -29,7 +29,7 @@ def optimize(
     json: Json = False,
 ) -> None:
     """Try the int8 schemes on a version, publish the best, say why the others lost."""
-    from tremplin.cli.main import exit_code
+    from tremplin.cli.exit_codes import exit_code
     from tremplin.cli.show import out, print_json, progress_bar
     from tremplin.config import read_settings
     from tremplin.errors import BadInput, NotServable

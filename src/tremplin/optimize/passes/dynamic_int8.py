@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from tremplin.errors import PassFailed
 from tremplin.optimize.passes.graph import (
@@ -49,11 +49,7 @@ class DynamicInt8:
             x, out = linear.input, linear.output
             if x not in measured:
                 measured.add(x)
-                rewriter._nodes.append(
-                    helper.make_node(
-                        "DynamicQuantizeLinear", [x], [f"{x}.u8", f"{x}.scale", f"{x}.zero"], name=f"{x}.u8"
-                    )
-                )
+                rewriter.nodes("DynamicQuantizeLinear", [x], [f"{x}.u8", f"{x}.scale", f"{x}.zero"])
             weights, scale = quantize_columns(linear.weight)
             rewriter.drop_constant(linear.weight_name)
             rewriter.constant(f"{linear.weight_name}.int8", weights)
