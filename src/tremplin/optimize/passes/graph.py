@@ -67,11 +67,14 @@ class Rewriter:
         self._constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def node(self, op: str, inputs: Sequence[str], output: str, *, domain: str = "", **attributes: object) -> str:
+    def node(self, op: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
         """Append a node with one output and return the output's name."""
-        made = helper.make_node(op, list(inputs), [output], name=output, domain=domain, **attributes)
-        self._nodes.append(made)
+        self.nodes(op, inputs, [output], **attributes)
         return output
+
+    def nodes(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: object) -> None:
+        """Append a node with several outputs; it is named after the first."""
+        self._nodes.append(helper.make_node(op, inputs, outputs, name=outputs[0], **attributes))
 
     def drop_constant(self, name: str) -> None:
         """Remove an initializer when the graph is written."""
