@@ -47,7 +47,7 @@ def revoke(
     key_id: Annotated[str, typer.Argument(help="The key's first characters, as `list` shows them.")],
     data: Data = None,
 ) -> None:
-    """Refuse a key from now on; a running server sees it at the next request."""
+    """Refuse a key from now on; a running server sees it within 0.1 s."""
     gone = _ring(data).revoke(key_id.rstrip("."))
     print(f"Revoked {gone.id}... ({gone.name})")
 

@@ -124,5 +124,6 @@ class Inferencer:
         return Inference(work.results, lengths, timings)
 
     def _observe(self, record: BatchRecord) -> None:
-        self.admission.observe(record.tokens, record.seconds)
+        if not record.failed:
+            self.admission.observe(record.tokens, record.seconds)
         self._on_batch(self.manifest, record)

@@ -5,6 +5,8 @@ Source: TEI's OpenAPI document; checked with huggingface_hub's InferenceClient.
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -135,23 +137,10 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
             raise EmptyText("inputs is empty; send at least one text.", pointer="/inputs")
         inferencer = services.fleet.find(None, Task.EMBEDDING, Task.CLASSIFICATION)
         inferencer.admission.check_rows(len(texts))
-        return answer(
-            [
-                [
-                    {
-                        "id": token_id,
-                        "text": token,
-                        "special": special,
-                        "start": None if special else start,
-                        "stop": None if special else stop,
-                    }
-                    for token_id, token, start, stop, special in inferencer.tokenizer.tokens(
-                        text, add_special_tokens=body.add_special_tokens
-                    )
-                ]
-                for text in texts
-            ]
-        )
+        tokens = partial(inferencer.tokenizer.tokens, add_special_tokens=body.add_special_tokens)
+        # In a thread: a body of megabytes takes a second, which nobody else should wait for.
+        rows = await asyncio.to_thread(lambda: [tokens(text) for text in texts])
+        return answer([[_token(*token) for token in row] for row in rows])
 
     async def info(request: Request) -> Response:
         return respond(_info(services))
@@ -166,6 +155,17 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
         Endpoint(post, "/tokenize", tei, "Show a text's tokens", hot=tokenize, body=TokenizeRequest, rows_at=at),
         Endpoint("GET", "/info", tei, "What is served, and on what evidence", info),
     )
+
+
+def _token(token_id: int, text: str, start: int, end: int, special: bool) -> dict[str, object]:
+    """A token as TEI shows it; special tokens stand for no stretch of the text."""
+    return {
+        "id": token_id,
+        "text": text,
+        "special": special,
+        "start": None if special else start,
+        "stop": None if special else end,
+    }
 
 
 def _predict_inputs(inputs: str | list[str] | list[list[str]]) -> tuple[list[str], bool]:
