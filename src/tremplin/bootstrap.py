@@ -12,7 +12,7 @@ from tremplin.optimize.measure import BRIEF
 from tremplin.optimize.optimiser import Optimisation, optimise
 from tremplin.optimize.publish import import_and_publish
 from tremplin.optimize.texts import bundled_texts
-from tremplin.optimize.train import train_and_publish
+from tremplin.optimize.train import HeadTraining, train_and_publish
 from tremplin.progress import Progress
 from tremplin.registry.manifest import Manifest
 from tremplin.registry.services import Service, write_services
@@ -60,19 +60,17 @@ def first_run(
     classifier = _published(registry, CLASSIFIER, best.precision)
     if classifier is None:
         with as_file(files("tremplin").joinpath("data", "support_desk")) as folder:
-            classifier = train_and_publish(
-                registry,
-                best,
+            training = HeadTraining(
                 read_labelled(folder / "train.jsonl"),
                 "tremplin support desk",
-                CLASSIFIER,
-                machine,
                 test=read_labelled(folder / "test.jsonl", min_rows_per_class=0),
+                target_accuracy=FIRST_RUN_TARGET,
                 threads=threads,
                 effort=BRIEF,
-                target_accuracy=FIRST_RUN_TARGET,
-                progress=_part(progress, "train", 0.7, 1.0),
             )
+        classifier = train_and_publish(
+            registry, best, CLASSIFIER, machine, training, _part(progress, "train", 0.7, 1.0)
+        )
     services = [
         Service("embed", Task.EMBEDDING, best.ref),
         Service("classify", Task.CLASSIFICATION, classifier.ref),

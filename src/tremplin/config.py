@@ -7,6 +7,7 @@ A part of the program receives its section, never the whole.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,12 @@ def default_data_folder() -> Path:
     """Return where data lives when nothing is said: the XDG data folder of the user."""
     base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return Path(base) / "tremplin"
+
+
+def has_display() -> bool:
+    """Return whether a browser could show a window here; always so on macOS and Windows."""
+    named = any(name in os.environ for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    return named or sys.platform in ("darwin", "win32")
 
 
 class Settings(BaseSettings):

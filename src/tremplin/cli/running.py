@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import webbrowser
 from collections.abc import Coroutine, Sequence
 
-from tremplin.cli.show import err, out, progress_bar
-from tremplin.config import Settings
+from tremplin.cli.show import out, progress_bar
+from tremplin.config import Settings, has_display
 from tremplin.errors import StartFailed
 from tremplin.gateway.server import open_socket, serve_app
 from tremplin.machine import Machine, read_machine, return_free_memory
@@ -123,17 +122,13 @@ def _announce(server: Server, settings: Settings, address: str, open_browser: bo
     console = f"{address}/console/enter?ticket={server.ticket}"
     _say(f"Console   {console}  (opens once)")
     _say(f"Ready     {address}")
-    if open_browser and sys.stdout.isatty() and (os.name == "nt" or sys.platform == "darwin" or _has_display()):
+    if open_browser and sys.stdout.isatty() and has_display():
         webbrowser.open(console)
 
 
 def _say(line: str) -> None:
     """Print a line as it is: a key or an address must not be broken or coloured."""
     out.print(line, highlight=False, soft_wrap=True)
-
-
-def _has_display() -> bool:
-    return err.is_terminal and any(name in os.environ for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def _shown_host(host: str) -> str:

@@ -39,7 +39,7 @@ def train(
     from tremplin.errors import BadInput
     from tremplin.machine import read_machine
     from tremplin.optimize.head.dataset import read_labelled
-    from tremplin.optimize.train import train_and_publish
+    from tremplin.optimize.train import HeadTraining, train_and_publish
     from tremplin.wiring import open_registry, threads_of
 
     if not head:
@@ -49,12 +49,16 @@ def train(
     machine = read_machine()
     source = registry.resolve(encoder)
     read = partial(read_labelled, text_column=text_column, label_column=label_column)
+    training = HeadTraining(
+        read(labelled),
+        labelled.name,
+        test=read(test, min_rows_per_class=0) if test else None,
+        target_accuracy=target_accuracy,
+        seed=seed,
+        threads=threads_of(settings, machine),
+    )
     with progress_bar("Train", quiet=json) as progress:
-        manifest = train_and_publish(
-            registry, source, read(labelled), labelled.name, name, machine,
-            test=read(test, min_rows_per_class=0) if test else None,
-            seed=seed, threads=threads_of(settings, machine), target_accuracy=target_accuracy, progress=progress,
-        )  # fmt: skip
+        manifest = train_and_publish(registry, source, name, machine, training, progress)
     if json:
         print_json(
             {

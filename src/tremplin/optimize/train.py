@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -14,12 +15,12 @@ from numpy.typing import NDArray
 from tremplin.errors import TrainingRefused
 from tremplin.machine import Machine
 from tremplin.optimize.head.dataset import LabelledTexts
-from tremplin.optimize.head.train import train_head
+from tremplin.optimize.head.train import TrainedHead, train_head
 from tremplin.optimize.measure import QUICK, Effort
 from tremplin.optimize.publish import check_model_name, measure_and_record
 from tremplin.optimize.run_graph import run_rows
 from tremplin.progress import Progress, silent
-from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Interface, Manifest, Origin
+from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
 from tremplin.registry.passport import Bound, Quality
 from tremplin.registry.store import Registry
 from tremplin.registry.task import Task
@@ -28,19 +29,27 @@ from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine, feeds_of
 from tremplin.serve.tokenize import TextTokenizer
 
 
+@dataclass(frozen=True)
+class HeadTraining:
+    """What a head is trained on, and how."""
+
+    data: LabelledTexts
+    data_name: str
+    test: LabelledTexts | None = None
+    """Held-out texts; a stratified part of the data when there are none."""
+    target_accuracy: float = 0.9
+    """Accuracy to reach among the texts it answers."""
+    seed: int = 0
+    threads: int = 1
+    effort: Effort = QUICK
+
+
 def train_and_publish(
     registry: Registry,
     encoder: Manifest,
-    data: LabelledTexts,
-    data_name: str,
     model: str,
     machine: Machine,
-    *,
-    test: LabelledTexts | None = None,
-    seed: int = 0,
-    threads: int = 1,
-    effort: Effort = QUICK,
-    target_accuracy: float = 0.9,
+    training: HeadTraining,
     progress: Progress = silent,
 ) -> Manifest:
     """Train a head on an encoder's frozen features and publish encoder and head as one graph."""
@@ -63,48 +72,59 @@ def train_and_publish(
         return feeds_of(pad(tokenizer.encode(texts).rows), engine.inputs)
 
     with tempfile.TemporaryDirectory(prefix="tremplin-") as folder:
-        destination = Path(folder) / MODEL_FILE
         trained = train_head(
-            data, encode, graph, destination,
-            tokenize=tokenize, test=test, seed=seed, target_accuracy=target_accuracy, progress=progress,
-        )  # fmt: skip
-        engine.close()
-        manifest = Manifest(
-            model=model,
-            version=registry.next_version(model, encoder.precision),
-            precision=encoder.precision,
-            interface=Interface(
-                task=Task.CLASSIFICATION,
-                max_tokens=encoder.interface.max_tokens,
-                vocab_size=encoder.interface.vocab_size,
-                embedding_dim=encoder.interface.embedding_dim,
-                needs_token_type_ids=encoder.interface.needs_token_type_ids,
-                labels=tuple(trained.labels),
-                abstain_below=trained.abstain_below,
-            ),
-            origin=Origin(
-                source=encoder.ref,
-                architecture=encoder.origin.architecture,
-                weights_sha256=encoder.origin.weights_sha256,
-                recipe=(*encoder.origin.recipe, "train-head"),
-                notes=tuple(trained.notes),
-            ),
-            artefacts=(),
-            quality=Quality(
-                reference="held-out labels",
-                data=data_name,
-                data_sha256=trained.data_sha256,
-                seed=seed,
-                metrics=tuple(trained.metrics),
-                bounds=(Bound("accuracy", at_least=_majority_share(data)),),
-                software={name: installed(name) for name in ("onnxruntime", "onnx", "numpy")},
-            ),
-            report=dict(trained.report),
+            training.data,
+            encode,
+            graph,
+            Path(folder) / MODEL_FILE,
+            tokenize=tokenize,
+            test=training.test,
+            seed=training.seed,
+            target_accuracy=training.target_accuracy,
+            progress=progress,
         )
-        manifest = registry.publish(manifest, {MODEL_FILE: destination, TOKENIZER_FILE: tokenizer_file})
+        engine.close()
+        manifest = registry.publish(
+            _manifest(encoder, model, registry.next_version(model, encoder.precision), training, trained),
+            {MODEL_FILE: trained.graph, TOKENIZER_FILE: tokenizer_file},
+        )
     progress("measure", 0.9)
-    measure_and_record(registry, manifest, machine, threads=threads, effort=effort)
+    measure_and_record(registry, manifest, machine, threads=training.threads, effort=training.effort)
     return manifest
+
+
+def _manifest(
+    encoder: Manifest, model: str, version: str, training: HeadTraining, trained: TrainedHead
+) -> Manifest:
+    """Return the manifest of encoder and head; the encoder's lineage goes on in it."""
+    return Manifest(
+        model=model,
+        version=version,
+        precision=encoder.precision,
+        interface=replace(
+            encoder.interface,
+            task=Task.CLASSIFICATION,
+            labels=trained.labels,
+            abstain_below=trained.abstain_below,
+        ),
+        origin=replace(
+            encoder.origin,
+            source=encoder.ref,
+            recipe=(*encoder.origin.recipe, "train-head"),
+            notes=trained.notes,
+        ),
+        artefacts=(),
+        quality=Quality(
+            reference="held-out labels",
+            data=training.data_name,
+            data_sha256=trained.data_sha256,
+            seed=training.seed,
+            metrics=trained.metrics,
+            bounds=(Bound("accuracy", at_least=_majority_share(training.data)),),
+            software={name: installed(name) for name in ("onnxruntime", "onnx", "numpy")},
+        ),
+        report=dict(trained.report),
+    )
 
 
 def _majority_share(data: LabelledTexts) -> float:
