@@ -18,7 +18,7 @@ from tremplin.registry.store import Registry
 from tremplin.wiring import Places, Server, build_server, open_registry, threads_of
 
 # The default lets a thread keep the interpreter for 5 ms; an engine thread with an answer must not wait that long
-# behind the event loop (benchmarks/overhead).
+# behind the event loop.
 SWITCH_INTERVAL_S = 0.0005
 
 
@@ -108,15 +108,9 @@ def _announce(server: Server, settings: Settings, address: str, open_browser: bo
         live = [key for key in server.keys.all() if key.revoked_at is None]
         if live:
             known = ", ".join(f"{key.id}..." for key in live)
-            out.print(
-                f"API keys  {known} (shown once; `tremplin keys create` makes another)",
-                highlight=False,
-                soft_wrap=True,
-            )
+            _say(f"API keys  {known} (shown once; `tremplin keys create` makes another)")
         else:
-            out.print(
-                f"API key   {server.keys.create('first')}  (shown once, keep it)", highlight=False, soft_wrap=True
-            )
+            _say(f"API key   {server.keys.create('first')}  (shown once, keep it)")
     else:
         _say("API key   none is asked for (--no-auth)")
     console = f"{address}/console/enter?ticket={server.ticket}"

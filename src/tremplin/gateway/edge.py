@@ -31,10 +31,10 @@ PROCESS_ID = secrets.token_hex(4)
 REQUEST_NUMBERS = itertools.count()
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
-# Reached without a key: whether the server lives, what it counts, its API document, and the console, which has
-# a session of its own.
-PUBLIC_PATHS = frozenset({"/", "/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/favicon.ico"})
-PUBLIC_PREFIXES = ("/console", "/v2/health/")
+# Read without a key beside the endpoints that say so: the way to the console, and the API document. The console
+# has a session of its own.
+PUBLIC_PATHS = frozenset({"/", "/openapi.json", "/favicon.ico"})
+CONSOLE = "/console"
 
 log = structlog.get_logger()
 
@@ -68,6 +68,7 @@ class Edge:
         self._hot: Mapping[tuple[str, str], Endpoint] = {
             (endpoint.method, endpoint.path): endpoint for endpoint in endpoints if endpoint.hot is not None
         }
+        self._public = PUBLIC_PATHS | {endpoint.path for endpoint in endpoints if endpoint.public}
         self._state = state
         self._metrics = metrics
         self._access_log = access_log
@@ -117,7 +118,7 @@ class Edge:
         if length.isdigit() and int(length) > self._max_body_bytes:
             raise _too_large(self._max_body_bytes)
         is_read = method in ("GET", "HEAD")  # GET / leads to the console, POST / is TEI's embed
-        if path.startswith(PUBLIC_PREFIXES) or (is_read and path in PUBLIC_PATHS):
+        if path.startswith(CONSOLE) or (is_read and path in self._public):
             return
         if self._check_key is not None:
             self._check_caller(self._check_key, headers)
@@ -169,7 +170,7 @@ class Edge:
 
     def _template(self, scope: Scope) -> str:
         """The route's template; addresses nobody declared share one name, or labels would grow without bound."""
-        if scope["path"].startswith("/console"):
+        if scope["path"].startswith(CONSOLE):
             return "/console"
         return str(scope.get("tremplin.route", "unknown"))
 
@@ -178,7 +179,7 @@ def dialect_of(path: str) -> Dialect:
     """Return whose clients call a path, so that even a 404 speaks their dialect."""
     if path.startswith("/v2"):
         return Dialect.V2
-    if path.startswith(("/v1", "/console")):
+    if path.startswith(("/v1", CONSOLE)):
         return Dialect.OPENAI
     return Dialect.TEI
 

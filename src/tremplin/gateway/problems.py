@@ -128,7 +128,7 @@ def problem_response(
         # Retry-After has whole seconds; openai-python prefers the millisecond header when it is there.
         response.headers["retry-after"] = str(math.ceil(error.retry_after_s))
         response.headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
-    if status in (500, 504):
+    if status == 500:
         response.headers["x-should-retry"] = "false"
     return response
 

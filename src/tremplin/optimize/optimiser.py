@@ -27,7 +27,7 @@ from tremplin.optimize.quality import (
 from tremplin.optimize.run_graph import run_rows
 from tremplin.optimize.texts import EvaluationTexts
 from tremplin.progress import Progress, silent
-from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest, Origin
+from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
 from tremplin.registry.passport import Bound, Metric, Quality, Speed
 from tremplin.registry.store import Registry
 from tremplin.registry.task import Task
@@ -242,11 +242,9 @@ def make_pass(scheme: str, statistics: Mapping[str, ChannelStatistics]) -> Pass:
 
 
 def _manifest(registry: Registry, source: Manifest, best: Candidate, candidates: Sequence[Candidate]) -> Manifest:
-    origin = Origin(
+    origin = replace(
+        source.origin,
         source=source.ref,
-        architecture=source.origin.architecture,
-        weights_sha256=source.origin.weights_sha256,
-        revision=source.origin.revision,
         recipe=(*source.origin.recipe, best.result.name),
         notes=best.result.notes,
     )
@@ -254,7 +252,7 @@ def _manifest(registry: Registry, source: Manifest, best: Candidate, candidates:
         model=source.model,
         version=registry.next_version(source.model, "int8"),
         precision="int8",
-        interface=replace(source.interface),
+        interface=source.interface,
         origin=origin,
         artefacts=(),
         quality=best.quality,

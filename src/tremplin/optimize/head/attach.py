@@ -19,13 +19,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tremplin.errors import PassFailed
 from tremplin.optimize.head.logistic import Logistic
+from tremplin.optimize.importing.parity import LABELS_KEY, TASK_KEY
+from tremplin.optimize.passes.graph import HEAD_PREFIX, read_graph
 from tremplin.registry.files import write_atomically
 from tremplin.registry.task import Task
 
 EMBEDDING = "embedding"
 LOGITS = "logits"
 PROBABILITIES = "probabilities"
-PREFIX = "head."
 MIN_OPSET = 13  # from here on Softmax works along one axis
 
 
@@ -38,14 +39,14 @@ def attach_head(
     the task are kept in the graph's metadata (``tremplin.labels``, a JSON list, and ``tremplin.task``).
     Raises PassFailed when the encoder has no such embedding or already carries a head.
     """
-    model = _read(encoder_onnx)
+    model = read_graph(encoder_onnx)
     _check_encoder(model, encoder_onnx.name, len(head.weight))
     if len(labels) != len(head.bias):
         raise PassFailed(f"The head has {len(head.bias)} outputs and {len(labels)} labels were given.")
     _append(model.graph, head, temperature)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    metadata["tremplin.task"] = Task.CLASSIFICATION.value
-    metadata["tremplin.labels"] = json.dumps(list(labels), ensure_ascii=False)
+    metadata[TASK_KEY] = Task.CLASSIFICATION.value
+    metadata[LABELS_KEY] = json.dumps(list(labels), ensure_ascii=False)
     metadata["tremplin.temperature"] = repr(float(temperature))
     helper.set_model_props(model, metadata)
     try:
@@ -70,13 +71,6 @@ def _append(graph: onnx.GraphProto, head: Logistic, temperature: float) -> None:
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, len(bias)]))
 
 
-def _read(path: Path) -> onnx.ModelProto:
-    try:
-        return onnx.load(str(path))
-    except Exception as error:  # protobuf and onnx raise classes of their own
-        raise PassFailed(f"{path.name} is not a readable ONNX graph ({type(error).__name__}).") from None
-
-
 def _check_encoder(model: onnx.ModelProto, name: str, dim: int) -> None:
     """Refuse a graph a head cannot follow."""
     graph = model.graph
@@ -84,7 +78,7 @@ def _check_encoder(model: onnx.ModelProto, name: str, dim: int) -> None:
     if EMBEDDING not in outputs:
         raise PassFailed(f"{name} has no output {EMBEDDING!r}; it has {outputs}. A head needs an encoder.")
     taken = {LOGITS, PROBABILITIES} & {output for node in graph.node for output in node.output}
-    if taken or any(node.name.startswith(PREFIX) for node in graph.node):
+    if taken or any(node.name.startswith(HEAD_PREFIX) for node in graph.node):
         raise PassFailed(f"{name} already carries a head. Train on the encoder it was made from.")
     tensor = _embedding(graph).type.tensor_type
     dims = tensor.shape.dim

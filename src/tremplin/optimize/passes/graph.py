@@ -16,6 +16,9 @@ from tremplin.errors import PassFailed
 
 Weight = NDArray[np.float32]
 
+HEAD_PREFIX = "head."
+"""Begins the names of a trained head's nodes."""
+
 
 @dataclass(frozen=True)
 class PassResult:
@@ -105,7 +108,7 @@ def read_graph(path: Path) -> onnx.ModelProto:
         raise PassFailed(f"{path.name} is not a readable ONNX graph ({type(error).__name__}).") from None
 
 
-def linears(model: onnx.ModelProto, *, skip_prefix: str = "head.") -> list[Linear]:
+def linears(model: onnx.ModelProto) -> list[Linear]:
     """Return every matrix product by a float32 constant, except those of a trained head.
 
     A head is a few thousand weights: quantizing it saves nothing and moves the decision.
@@ -113,7 +116,7 @@ def linears(model: onnx.ModelProto, *, skip_prefix: str = "head.") -> list[Linea
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     found = []
     for node in model.graph.node:
-        if node.op_type != "MatMul" or node.input[1] not in constants or node.name.startswith(skip_prefix):
+        if node.op_type != "MatMul" or node.input[1] not in constants or node.name.startswith(HEAD_PREFIX):
             continue
         tensor = constants[node.input[1]]
         if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2:
