@@ -16,7 +16,8 @@
     │   └── InvalidKey
     ├── Unavailable             right question, wrong moment
     │   ├── NotReady            starting or draining
-    │   └── Overloaded          the queue is full; says when to come back
+    │   ├── Overloaded          the queue is full; says when to come back
+    │   └── DeadlinePassed      the caller's own deadline came before the answer
     ├── ImportRefused           a source that cannot become a version
     │   ├── UnsafeWeights       pickle
     │   ├── UnsupportedModel    no builder for this architecture, or a missing extra
@@ -32,6 +33,9 @@
     │   ├── NotServable         misses its quality bound, or no service answers with it
     │   └── PublishFailed       nothing was published
     ├── EngineFailed            the engine could not load or run a graph
+    │   ├── EngineOutOfMemory   the batch was too large for the memory there is
+    │   ├── EngineHung          the batch took many times what it should
+    │   └── EngineCrashed       the engine's process ended in the middle of a batch
     ├── MissingExtra            an optional package is needed
     ├── StartFailed             a command cannot start (port in use, data folder locked)
     └── InvalidSettings         a setting has a value that cannot be used
@@ -120,6 +124,10 @@ class Overloaded(Unavailable):
         self.retry_after_s = retry_after_s
 
 
+class DeadlinePassed(Unavailable):
+    """The deadline that came with the request passed before its answer was there."""
+
+
 class ImportRefused(TremplinError):
     """A source that cannot become a version."""
 
@@ -178,6 +186,18 @@ class PublishFailed(RegistryError):
 
 class EngineFailed(TremplinError):
     """The engine could not load or run a graph."""
+
+
+class EngineOutOfMemory(EngineFailed):
+    """A batch needed more memory than there is; a smaller one may fit."""
+
+
+class EngineHung(EngineFailed):
+    """A batch took many times longer than predicted and was given up."""
+
+
+class EngineCrashed(EngineFailed):
+    """The process that runs the engine ended in the middle of a batch."""
 
 
 class MissingExtra(TremplinError):

@@ -58,7 +58,13 @@ KINDS: dict[type[TremplinError], Kind] = {
     errors.NotPermitted: Kind(403, "not-permitted", "This is not permitted"),
     errors.NotReady: Kind(503, "not-ready", "The server is not ready", "Unhealthy"),
     errors.Overloaded: Kind(429, "overloaded", "The server is full", "Overloaded"),
+    errors.DeadlinePassed: Kind(504, "deadline-passed", "The deadline passed", "Backend"),
     errors.Unavailable: Kind(503, "unavailable", "The service is not available", "Unhealthy"),
+    errors.EngineOutOfMemory: Kind(
+        500, "engine-out-of-memory", "The engine ran out of memory", "Backend", tei_status=424
+    ),
+    errors.EngineHung: Kind(500, "engine-hung", "The engine did not answer", "Backend", tei_status=424),
+    errors.EngineCrashed: Kind(500, "engine-crashed", "The engine crashed", "Backend", tei_status=424),
     errors.EngineFailed: Kind(500, "engine-failed", "The engine failed", "Backend", tei_status=424),
     errors.NotServable: Kind(409, "not-servable", "The version misses its quality bound", "Backend"),
     errors.DamagedArtefact: Kind(500, "damaged-artefact", "A file of the version is damaged", "Backend"),
@@ -128,7 +134,7 @@ def problem_response(
         # Retry-After has whole seconds; openai-python prefers the millisecond header when it is there.
         response.headers["retry-after"] = str(math.ceil(error.retry_after_s))
         response.headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
-    if status == 500:
+    if status in (500, 504):  # asking the same again would meet the same end
         response.headers["x-should-retry"] = "false"
     return response
 

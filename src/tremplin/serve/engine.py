@@ -20,6 +20,18 @@ class TokenBatch:
     """(rows, tokens)"""
     attention_mask: NDArray[np.int64]
     """(rows, tokens), 1 for a token and 0 for padding."""
+    token_type_ids: NDArray[np.int64] | None = None
+    """(rows, tokens), 0 for the first text of a pair and 1 for the second; None when no row is a pair."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows the batch has."""
+        return int(self.input_ids.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest row, to which the others are padded."""
+        return int(self.input_ids.shape[1])
 
 
 # The output that answers a task. Graphs of other tasks are imported and proven; no service answers with them yet.
@@ -30,7 +42,11 @@ Outputs = Mapping[str, NDArray[np.float32]]
 
 
 class Engine(Protocol):
-    """Runs batches of one version. Called from one thread at a time."""
+    """Runs batches of one version.
+
+    ``run`` is called from as many threads at once as the engine was made with ``streams``; everything else from
+    one thread, while nothing runs.
+    """
 
     @property
     def name(self) -> str:
@@ -51,7 +67,7 @@ class Engine(Protocol):
         ...
 
     def run(self, batch: TokenBatch) -> Outputs:
-        """Return the outputs for each row; raises EngineFailed."""
+        """Return the outputs for each row; raises EngineFailed, or EngineOutOfMemory when a smaller batch may do."""
         ...
 
     def health(self) -> bool:

@@ -14,9 +14,12 @@ from tremplin.serve.engine import Outputs, TokenBatch, pad
 
 
 class OnnxRuntimeEngine:
-    """One session with its own thread budget."""
+    """One session with its own thread budget; ``streams`` batches may run in it at the same time.
 
-    def __init__(self, model: Path, *, threads: int) -> None:
+    A session may be run from several threads: they share the weights, and each computes with ``threads`` threads.
+    """
+
+    def __init__(self, model: Path, *, threads: int, streams: int = 1) -> None:
         self._model = model
         self._threads = threads
         self._session: ort.InferenceSession | None = None
@@ -76,10 +79,11 @@ class OnnxRuntimeEngine:
 
 
 def feeds_of(batch: TokenBatch, inputs: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-    """Return a batch as a graph's inputs; texts are never pairs here, so every token is of type 0."""
+    """Return a batch as a graph's inputs; tokens are of type 0 unless the batch says otherwise."""
     feeds = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if "token_type_ids" in inputs:
-        feeds["token_type_ids"] = np.zeros_like(batch.input_ids)
+        types = batch.token_type_ids
+        feeds["token_type_ids"] = np.zeros_like(batch.input_ids) if types is None else types
     return feeds
 
 
