@@ -145,15 +145,15 @@ def tiny_server(registry: Registry, tiny_settings: Settings, tmp_path: Path) -> 
     built: list[Server] = []
 
     def build(**changes: Any) -> Server:
-        server = build_server(tiny_settings.model_copy(update=changes), registry, declared)
-        server.services.fleet.start()
+        server = build_server(tiny_settings.model_copy(update=changes), registry, follows_file=False)
+        server.deployment.start(declared)
         server.state.is_started = True
         built.append(server)
         return server
 
     yield build
     for server in built:
-        server.services.fleet.stop()
+        server.deployment.stop()
 
 
 @pytest.fixture

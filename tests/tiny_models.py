@@ -16,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 
 from tremplin.machine import Machine, read_machine
 from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Interface, Manifest, Origin
-from tremplin.registry.passport import Bound, Metric, Quality, Speed, Throughput
+from tremplin.registry.passport import BatchCosts, Bound, Metric, Quality, Speed, Throughput
 from tremplin.registry.store import Registry
 from tremplin.registry.task import Task
 
@@ -39,13 +39,15 @@ PROVEN = Quality(
 BROKEN = replace(PROVEN, metrics=(Metric("cosine_mean", 0.95, 0.94, 0.96, 9),))
 
 
-def write_tokenizer(path: Path, *, extra_words: Sequence[str] = ()) -> Path:
-    """Write a tokenizer of five words (and ``extra_words``) that frames each text as a BERT does."""
+def write_tokenizer(path: Path, *, extra_words: Sequence[str] = (), pairs: bool = False) -> Path:
+    """Write a tokenizer of five words (and ``extra_words``) that frames texts or pairs as a BERT does."""
     vocabulary = VOCABULARY | {word: len(VOCABULARY) + i for i, word in enumerate(extra_words)}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     frame = [("[CLS]", VOCABULARY["[CLS]"]), ("[SEP]", VOCABULARY["[SEP]"])]
-    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=frame)
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1" if pairs else None, special_tokens=frame
+    )
     tokenizer.save(str(path))
     return path
 
@@ -115,6 +117,7 @@ def speed_on(machine: Machine, threads: int = 1) -> Speed:
         latency_tokens=4,
         latency_n=1,
         throughput=(Throughput(16, 16, 1e5, 1e5, 1e5),),
+        costs=BatchCosts(1e-4, 1e-6, 1e-6, 0.0),
     )
 
 

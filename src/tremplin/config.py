@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     threads: Annotated[
         int, Field(ge=0, le=256, description="Threads of each engine; 0 takes the usable cores.")
     ] = 0
+    streams: Annotated[int, Field(ge=1, le=256, description="Batches each engine computes at the same time.")] = 1
     max_body_bytes: Annotated[
         int, Field(ge=1024, le=256 * MIB, description="Largest request body, after which 413 is answered.")
     ] = 8 * MIB
@@ -54,6 +55,16 @@ class Settings(BaseSettings):
         int, Field(ge=0, description="Padded tokens in one batch; 0 takes what was measured best.")
     ] = 0
     max_batch_rows: Annotated[int, Field(ge=1, description="Rows in one batch.")] = 64
+    batch_timeout_s: Annotated[
+        float,
+        Field(gt=0, description="Seconds after which a batch may be given up; at least 20 times its prediction."),
+    ] = 10.0
+    cache_bytes: Annotated[
+        int, Field(ge=0, le=1 << 40, description="Memory for answers computed before; 0 keeps none.")
+    ] = 32 * MIB
+    cache_url: str = Field(
+        "", pattern="^$|^rediss?://", description="Redis that keeps answers instead, redis://host:port/0."
+    )
     drain_delay_s: Annotated[
         float,
         Field(ge=0, le=600, description="Seconds between /readyz answering 503 and the socket closing."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -22,22 +22,28 @@ from tremplin.gateway.app import build_app
 from tremplin.gateway.routes import native, openai, operations, tei, v2
 from tremplin.gateway.state import ServerState
 from tremplin.machine import Machine, read_machine
+from tremplin.monitor.batches import RecentBatches
 from tremplin.monitor.logs import NO_ACCESS_LOG, AccessLog
 from tremplin.monitor.metrics import Metrics
 from tremplin.registry.files import secret_in
-from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
+from tremplin.registry.manifest import TOKENIZER_FILE, Manifest
 from tremplin.registry.passport import Speed
 from tremplin.registry.services import Service
 from tremplin.registry.store import Registry, check_servable
-from tremplin.registry.task import Task
 from tremplin.serve.admit import Admission, AdmissionLimits
 from tremplin.serve.batch import BatchLimits
-from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
+from tremplin.serve.cache import NoCache, ResultCache
+from tremplin.serve.costs import CostModel, token_budget
+from tremplin.serve.deploy import Deployment, DeployPlaces
+from tremplin.serve.engines.catalogue import engine_of
 from tremplin.serve.fleet import Fleet
 from tremplin.serve.infer import Inferencer
 from tremplin.serve.services import Services
 from tremplin.serve.tokenize import UNUSABLE, TextTokenizer
+from tremplin.serve.work import BatchRecord
 from tremplin.store.keys import KeyRing
+from tremplin.store.memory_cache import MemoryCache
+from tremplin.store.redis_cache import RedisCache
 from tremplin.tasks.search import Document
 
 MAX_DOCUMENTS = 50_000
@@ -84,6 +90,8 @@ class Server:
     app: ASGIApp
     state: ServerState
     services: Services
+    deployment: Deployment
+    cache: ResultCache
     metrics: Metrics
     keys: KeyRing
     ticket: str
@@ -121,19 +129,37 @@ def _in_data_folder(settings: Settings) -> Iterator[None]:
 def build_server(
     settings: Settings,
     registry: Registry,
-    declared: Sequence[Service],
     forced: frozenset[str] = frozenset(),
     access_log: AccessLog = NO_ACCESS_LOG,
+    *,
+    follows_file: bool = True,
 ) -> Server:
-    """Return the server for the declared services; raises NotServable for a version without evidence."""
+    """Return the server; its deployment loads the versions.
+
+    It follows the file of declared services, or serves what it is told when ``follows_file`` is false.
+    """
     places = Places(settings.data)
     machine = read_machine()
     threads = threads_of(settings, machine)
-    metrics = Metrics()
+    metrics, batches = Metrics(), RecentBatches()
     state = ServerState()
-    fleet = _Assembly(settings, registry, machine, threads, metrics).fleet(declared, forced)
+    fleet = Fleet()
     metrics.watch(fleet)
     services = Services(fleet, read_documents(settings.documents))
+    cache = _cache(settings)
+
+    def on_batch(manifest: Manifest, record: BatchRecord) -> None:
+        metrics.batch(manifest, record)
+        batches.batch(manifest, record)
+
+    assembly = _Assembly(settings, registry, machine, threads, cache, forced, on_batch)
+    deployment = Deployment(
+        services,
+        registry,
+        assembly.inferencer,
+        cache,
+        DeployPlaces(places.services if follows_file else None, places.vectors),
+    )
     keys = open_keys(settings)
     tickets = {secrets.token_urlsafe(24)}
     ticket = next(iter(tickets))
@@ -150,7 +176,7 @@ def build_server(
     view = ConsoleView(
         services=services,
         registry=registry,
-        live=lambda: _live(declared, fleet, threads),
+        live=lambda: _live(deployment.declared, fleet, threads),
         state=lambda: state.name,
         check_key=check_key,
         is_open=not settings.auth,
@@ -162,8 +188,8 @@ def build_server(
         *openai.endpoints(services, metrics),
         *tei.endpoints(services, metrics),
         *native.endpoints(services, metrics),
-        *v2.endpoints(services, metrics, state),
-        *operations.endpoints(services, metrics, state),
+        *v2.endpoints(services, metrics, state, deployment, registry),
+        *operations.endpoints(services, metrics, state, batches),
     )
     app = build_app(
         endpoints,
@@ -171,10 +197,10 @@ def build_server(
         state=state,
         metrics=metrics,
         access_log=access_log,
-        check_key=check_key if settings.auth else None,
+        find_key=keys.check if settings.auth else None,
         max_body_bytes=settings.max_body_bytes,
     )
-    return Server(app, state, services, metrics, keys, ticket, threads)
+    return Server(app, state, services, deployment, cache, metrics, keys, ticket, threads)
 
 
 def read_documents(path: Path | None) -> list[Document]:
@@ -210,6 +236,12 @@ def read_documents(path: Path | None) -> list[Document]:
     return documents
 
 
+def _cache(settings: Settings) -> ResultCache:
+    if settings.cache_url:
+        return RedisCache(settings.cache_url)
+    return MemoryCache(settings.cache_bytes) if settings.cache_bytes else NoCache()
+
+
 @dataclass(frozen=True)
 class _Assembly:
     """What every loaded version is built from."""
@@ -218,38 +250,36 @@ class _Assembly:
     registry: Registry
     machine: Machine
     threads: int
-    metrics: Metrics
+    cache: ResultCache
+    forced: frozenset[str]
+    on_batch: Callable[[Manifest, BatchRecord], None]
     tokenizers: dict[str, TextTokenizer] = field(default_factory=dict)
     """By content: an encoder and the classifier on it share one, 8 MB each."""
 
-    def fleet(self, declared: Sequence[Service], forced: frozenset[str]) -> Fleet:
-        """Return the declared versions, each built once; the first of a task is its default."""
-        by_ref: dict[str, Inferencer] = {}
-        defaults: dict[Task, Inferencer] = {}
-        for service in declared:
-            if service.version not in by_ref:
-                manifest = self.registry.resolve(service.version)
-                broken = check_servable(manifest, forced=manifest.ref in forced)
-                by_ref[service.version] = self._inferencer(manifest, broken)
-            defaults.setdefault(service.task, by_ref[service.version])
-        return Fleet(tuple(by_ref.values()), defaults)
-
-    def _inferencer(self, manifest: Manifest, broken: tuple[str, ...]) -> Inferencer:
-        settings, speed = self.settings, self._speed(manifest)
-        admission = AdmissionLimits(
+    def inferencer(self, manifest: Manifest) -> Inferencer:
+        """Return a version ready to be started; raises NotServable for one without evidence."""
+        broken = check_servable(manifest, forced=manifest.ref in self.forced)
+        settings = self.settings
+        costs = CostModel(self._speed(manifest).costs)
+        limits = AdmissionLimits(
             max_rows_per_request=settings.max_rows_per_request,
             max_tokens_per_request=settings.max_tokens_per_request,
             max_queue_tokens=settings.max_queue_tokens,
             max_queue_s=settings.max_queue_s,
         )
+        spec = engine_of(self.registry, manifest, threads=self.threads).with_streams(settings.streams)
         return Inferencer(
             manifest,
             self._tokenizer(manifest),
-            OnnxRuntimeEngine(self.registry.path(manifest, MODEL_FILE), threads=self.threads),
-            Admission(admission, tokens_per_s=speed.tokens_per_s()),
-            BatchLimits(settings.max_batch_tokens or speed.best_batch_tokens(), settings.max_batch_rows),
+            spec.make,
+            Admission(limits, costs, streams=settings.streams),
+            costs,
+            BatchLimits(settings.max_batch_tokens or token_budget(costs.costs), settings.max_batch_rows),
+            streams=settings.streams,
+            cache=self.cache,
             broken_bounds=broken,
-            on_batch=self.metrics.batch,
+            on_batch=self.on_batch,
+            batch_timeout_s=settings.batch_timeout_s,
         )
 
     def _tokenizer(self, manifest: Manifest) -> TextTokenizer:

@@ -15,14 +15,17 @@ app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 @app.command("create")
 def create(
     name: Annotated[str, typer.Argument(help="What the key is for.")] = "key",
+    operator: Annotated[
+        bool, typer.Option("--operator", help="It may also load versions and look at batches.")
+    ] = False,
     data: Data = None,
     json: Json = False,
 ) -> None:
     """Make a key and print it; it is not shown again."""
     from tremplin.cli.show import print_json
 
-    key = _ring(data).create(name)
-    print_json({"key": key, "name": name}) if json else print(key)
+    key = _ring(data).create(name, is_operator=operator)
+    print_json({"key": key, "name": name, "is_operator": operator}) if json else print(key)
 
 
 @app.command("list")
@@ -31,13 +34,23 @@ def list_(data: Data = None, json: Json = False) -> None:
     from tremplin.cli.show import out, print_json
 
     keys = _ring(data).all()
-    rows = [{"id": k.id, "name": k.name, "created_at": k.created_at, "revoked_at": k.revoked_at} for k in keys]
+    rows = [
+        {
+            "id": key.id,
+            "name": key.name,
+            "created_at": key.created_at,
+            "revoked_at": key.revoked_at,
+            "is_operator": key.is_operator,
+        }
+        for key in keys
+    ]
     if json:
         print_json(rows)
         return
     for row in rows:
         state = f"revoked {row['revoked_at']}" if row["revoked_at"] else "live"
-        out.print(f"{row['id']}...  {row['created_at']}  {state:<34} {row['name']}", highlight=False)
+        right = "operator" if row["is_operator"] else "caller"
+        out.print(f"{row['id']}...  {row['created_at']}  {state:<34} {right:<9} {row['name']}", highlight=False)
     if not rows:
         out.print("No key yet: `tremplin keys create` makes one.")
 

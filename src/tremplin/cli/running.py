@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import sys
 import webbrowser
@@ -46,10 +47,10 @@ def run_server(
         services = _services(settings, registry, machine, threads, versions, bootstrap)
         if save:
             write_services(Places(settings.data).services, services)
-        server = build_server(settings, registry, services, forced, access_log)
+        server = build_server(settings, registry, forced, access_log, follows_file=save or not versions)
         address = f"http://{_shown_host(settings.host)}:{listener.getsockname()[1]}"
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        server.services.fleet.start()
+        server.deployment.start(services)
 
         async def on_started() -> None:
             await server.services.index_documents(Places(settings.data).vectors)
@@ -60,12 +61,20 @@ def run_server(
             server.state.is_started = True
             _announce(server, settings, address, open_browser)
 
+        async def serve() -> None:
+            following = asyncio.ensure_future(server.deployment.follow())
+            try:
+                await serve_app(
+                    server.app, listener, server.state, drain_delay_s=settings.drain_delay_s, on_started=on_started
+                )
+            finally:
+                following.cancel()
+                await server.cache.close()
+
         try:
-            _run(serve_app(
-                server.app, listener, server.state, drain_delay_s=settings.drain_delay_s, on_started=on_started
-            ))  # fmt: skip
+            _run(serve())
         finally:
-            server.services.fleet.stop()
+            server.deployment.stop()
 
 
 def _services(
@@ -110,7 +119,7 @@ def _announce(server: Server, settings: Settings, address: str, open_browser: bo
             known = ", ".join(f"{key.id}..." for key in live)
             _say(f"API keys  {known} (shown once; `tremplin keys create` makes another)")
         else:
-            _say(f"API key   {server.keys.create('first')}  (shown once, keep it)")
+            _say(f"API key   {server.keys.create('first', is_operator=True)}  (shown once, keep it)")
     else:
         _say("API key   none is asked for (--no-auth)")
     console = f"{address}/console/enter?ticket={server.ticket}"
@@ -133,8 +142,6 @@ def _shown_host(host: str) -> str:
 
 def _run(main: Coroutine[None, None, None]) -> None:
     """Run the loop; uvloop costs a third of asyncio's CPU a request where it exists."""
-    import asyncio
-
     try:
         import uvloop
     except ImportError:  # Windows

@@ -21,6 +21,7 @@ from tremplin.gateway.problems import METHOD_NOT_ANSWERED, Kind, problem_respons
 from tremplin.gateway.state import ServerState
 from tremplin.monitor.logs import AccessLog
 from tremplin.monitor.metrics import Metrics
+from tremplin.store.keys import ApiKey
 
 
 def build_app(
@@ -30,10 +31,10 @@ def build_app(
     state: ServerState,
     metrics: Metrics,
     access_log: AccessLog,
-    check_key: Callable[[str], bool] | None,
+    find_key: Callable[[str], ApiKey | None] | None,
     max_body_bytes: int,
 ) -> ASGIApp:
-    """Return the ASGI application; without ``check_key`` nobody is asked for a key."""
+    """Return the ASGI application; without ``find_key`` nobody is asked for a key."""
     app = FastAPI(
         title="Tremplin", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json"
     )
@@ -53,7 +54,7 @@ def build_app(
         state=state,
         metrics=metrics,
         access_log=access_log,
-        check_key=check_key,
+        find_key=find_key,
         max_body_bytes=max_body_bytes,
     )
 

@@ -19,10 +19,11 @@ JSON = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A JSON answer of a hot route, ready to be sent."""
+    """An answer of a hot route, ready to be sent."""
 
     body: bytes
     headers: list[tuple[bytes, bytes]]
+    content_type: bytes = b"application/json"
 
 
 def parse(payload: bytes, shape: type[Body]) -> Body:
@@ -55,9 +56,11 @@ def answer(body: object, timings: Timings | None = None, version: str = "") -> R
     """Return a JSON answer; NumPy arrays are written as lists, floats as short as they can be."""
     headers = []
     if timings is not None:
-        headers.append((b"server-timing", server_timing(timings).encode()))
+        headers.append((b"server-timing", server_timing(timings)))
         if timings.truncated:
-            headers.append((b"x-tremplin-truncated", str(timings.truncated).encode()))
+            headers.append((b"x-tremplin-truncated", b"%d" % timings.truncated))
+        if timings.cached:
+            headers.append((b"x-tremplin-cached", b"%d" % timings.cached))
     if version:
         headers.append((b"x-tremplin-version", version.encode()))
     return Reply(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), headers)
@@ -68,9 +71,10 @@ def respond(body: object, status: int = 200) -> Response:
     return Response(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), status, media_type=JSON)
 
 
-def server_timing(timings: Timings) -> str:
-    """Return the phases as a Server-Timing header (W3C), which browsers draw."""
-    return (
-        f"tokenize;dur={timings.tokenize_ms:.3f}, queue;dur={timings.queue_ms:.3f}, "
-        f"compute;dur={timings.compute_ms:.3f}"
+def server_timing(timings: Timings) -> bytes:
+    """Return the phases as a Server-Timing header (W3C), which browsers draw; milliseconds."""
+    return b"tokenize;dur=%.3f, queue;dur=%.3f, compute;dur=%.3f" % (
+        timings.tokenize_ms,
+        timings.queue_ms,
+        timings.compute_ms,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from pydantic import BaseModel
@@ -11,9 +11,24 @@ from starlette.responses import Response
 
 from tremplin.gateway.bodies import Reply
 from tremplin.gateway.problems import Dialect
+from tremplin.serve.call import Call
 
 Handler = Callable[[Request], Awaitable[Response]]
-HotHandler = Callable[[bytes], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class HotRequest:
+    """A request on a path that carries inference."""
+
+    body: bytes
+    call: Call
+    headers: Mapping[bytes, bytes]
+    """Names in lower case."""
+    parameters: Mapping[str, str]
+    """Of the path."""
+
+
+HotHandler = Callable[[HotRequest], Awaitable[Reply]]
 
 
 @dataclass(frozen=True)
@@ -27,11 +42,13 @@ class Endpoint:
     handler: Handler | None = None
     """Called by the framework."""
     hot: HotHandler | None = None
-    """Called by the edge with the body, past the framework; its path has no parameter."""
+    """Called by the edge with the body, past the framework."""
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
     """The answer's shape, for the API document; handlers write their answers themselves."""
     public: bool = False
     """Answered without a key."""
+    operators: bool = False
+    """Only for keys with the right to operate the server."""
     rows_at: str = ""
     """JSON pointer to the member that holds the texts, so that an error can point at one of them."""

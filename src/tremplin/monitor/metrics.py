@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from prometheus_client import (
@@ -9,17 +10,22 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     Summary,
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from tremplin import __version__
 from tremplin.machine import resident_bytes
 from tremplin.registry.manifest import Manifest
+from tremplin.serve.call import Priority
 from tremplin.serve.fleet import Fleet
-from tremplin.serve.queue import BatchRecord
+from tremplin.serve.infer import Inferencer
 from tremplin.serve.timing import Timings
+from tremplin.serve.work import BatchRecord
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -85,15 +91,8 @@ class Metrics:
             ["model", "version"],
             registry=self.registry,
         )
-        self._queue_tokens = Gauge(
-            "tremplin_queue_tokens", "Tokens admitted and not yet answered.", ["model", "version"],
-            registry=self.registry,
-        )  # fmt: skip
-        self._forced = Gauge(
-            "tremplin_version_forced_info",
-            "1 for a version served although it misses its quality bound.",
-            ["model", "version"],
-            registry=self.registry,
+        self._cached = Counter(
+            "tremplin_cached_rows_total", "Rows answered from the cache.", registry=self.registry
         )
         Gauge("tremplin_build_info", "1, with the release.", ["version"], registry=self.registry).labels(
             __version__
@@ -105,13 +104,11 @@ class Metrics:
         self._request_child = lru_cache(maxsize=1024)(self._requests.labels)
         self._duration_child = lru_cache(maxsize=256)(self._duration.labels)
 
+        self._batch_children = lru_cache(maxsize=256)(self._children)
+
     def watch(self, fleet: Fleet) -> None:
-        """Report the state of the loaded versions."""
-        for inferencer in fleet.inferencers:
-            labels = (inferencer.manifest.model, inferencer.manifest.version)
-            admission = inferencer.admission
-            self._queue_tokens.labels(*labels).set_function(lambda a=admission: float(a.queued_tokens))  # type: ignore[misc]
-            self._forced.labels(*labels).set(1 if inferencer.broken_bounds else 0)
+        """Report the state of the versions that are loaded when Prometheus asks."""
+        self.registry.register(_FleetCollector(fleet))
 
     def request(self, route: str, code: int, seconds: float) -> None:
         """Count one answer; ``route`` is a template, never an address a caller chose."""
@@ -120,19 +117,81 @@ class Metrics:
 
     def phases(self, timings: Timings) -> None:
         """Count where the time of one inference went; the engine's part is counted by batch."""
-        self._tokenize.observe(timings.tokenize_ms / 1e3)
-        self._queue.observe(timings.queue_ms / 1e3)
+        if timings.cached:
+            self._cached.inc(timings.cached)
+        if timings.compute_ms:
+            self._tokenize.observe(timings.tokenize_ms / 1e3)
+            self._queue.observe(timings.queue_ms / 1e3)
 
     def batch(self, manifest: Manifest, record: BatchRecord) -> None:
-        """Count one batch; called from the engine's thread."""
-        labels = (manifest.model, manifest.version)
-        self._batch_rows.labels(*labels).observe(record.rows)
-        self._batch_seconds.labels(*labels).observe(record.seconds)
-        self._tokens.labels(*labels).inc(record.tokens)
-        self._padding.labels(*labels).inc(record.padded_tokens - record.tokens)
+        """Count one batch; called from the engine's threads."""
+        rows, seconds, tokens, padding, failures = self._batch_children(manifest.model, manifest.version)
+        rows.observe(record.rows)
+        seconds.observe(record.seconds)
+        tokens.inc(record.tokens)
+        padding.inc(record.padded_tokens - record.tokens)
         if record.failed:
-            self._batch_failures.labels(*labels).inc()
+            failures.inc()
+
+    def _children(self, model: str, version: str) -> tuple[Histogram, Histogram, Counter, Counter, Counter]:
+        return (
+            self._batch_rows.labels(model, version),
+            self._batch_seconds.labels(model, version),
+            self._tokens.labels(model, version),
+            self._padding.labels(model, version),
+            self._batch_failures.labels(model, version),
+        )
 
     def exposition(self) -> bytes:
         """Return the metrics as Prometheus reads them."""
         return generate_latest(self.registry)
+
+
+class _FleetCollector(Collector):
+    """Reads the loaded versions when it is asked: which they are changes while the server runs."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def collect(self) -> Iterator[Metric]:
+        """Return one sample a version of each metric."""
+        labels = ["model", "version"]
+        gauges: list[tuple[GaugeMetricFamily | CounterMetricFamily, Callable[[Inferencer], float]]] = [
+            (
+                GaugeMetricFamily("tremplin_queue_tokens", "Tokens admitted and not yet answered.", labels=labels),
+                lambda inferencer: inferencer.admission.queued_tokens,
+            ),
+            (
+                GaugeMetricFamily(
+                    "tremplin_queue_work_seconds", "Seconds the queued work is predicted to take.", labels=labels
+                ),
+                lambda inferencer: sum(map(inferencer.admission.predicted_wait_s, Priority)),
+            ),
+            (
+                GaugeMetricFamily(
+                    "tremplin_cost_drift_ratio", "Observed over predicted batch time, of late.", labels=labels
+                ),
+                lambda inferencer: inferencer.costs.drift,
+            ),
+            (
+                GaugeMetricFamily("tremplin_engine_healthy", "1 while batches succeed.", labels=labels),
+                lambda inferencer: inferencer.engine.health(),
+            ),
+            (
+                CounterMetricFamily("tremplin_engine_restarts", "Engines started anew.", labels=labels),
+                lambda inferencer: inferencer.engine.restarts,
+            ),
+            (
+                GaugeMetricFamily(
+                    "tremplin_version_forced_info",
+                    "1 for a version served although it misses its quality bound.",
+                    labels=labels,
+                ),
+                lambda inferencer: bool(inferencer.broken_bounds),
+            ),
+        ]
+        for family, read in gauges:
+            for inferencer in self._fleet.inferencers:
+                manifest = inferencer.manifest
+                family.add_metric([manifest.model, manifest.version], float(read(inferencer)))
+            yield family

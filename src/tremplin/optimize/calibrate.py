@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from tremplin.optimize.passes.graph import linears, read_graph
 from tremplin.serve.engine import pad
-from tremplin.serve.engines.onnx_runtime import feeds_of
+from tremplin.serve.engines.feeds import feeds_of
 
 SAMPLE_TOKENS = 384
 

@@ -32,6 +32,7 @@ from tremplin.registry.passport import Bound, Metric, Quality, Speed
 from tremplin.registry.store import Registry
 from tremplin.registry.task import Task
 from tremplin.serve.engine import SERVED_OUTPUT, Engine
+from tremplin.serve.engines.catalogue import EngineName, EngineSpec
 from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
 from tremplin.serve.tokenize import TextTokenizer
 
@@ -103,7 +104,7 @@ def optimise(
     tokenizer = TextTokenizer(tokenizer_file, source.interface)
     with tempfile.TemporaryDirectory(prefix="tremplin-") as folder:
         progress("calibrate", 0.05)
-        rows = tokenizer.encode(texts.calibration[:CALIBRATION_TEXTS]).rows
+        rows = tokenizer.encode(texts.calibration[:CALIBRATION_TEXTS]).ids
         statistics = collect_statistics(graph, rows, seed=options.seed, threads=machine.cores)
         progress("run the reference", 0.2)
         judge = _Judge(graph, source, tokenizer, texts, machine, options)
@@ -169,8 +170,8 @@ class _Judge:
     def __post_init__(self) -> None:
         is_embedding = self.source.interface.task is Task.EMBEDDING
         self._output = SERVED_OUTPUT[self.source.interface.task]
-        self._rows = self.tokenizer.encode(self.texts.evaluation).rows
-        self._passages = self.tokenizer.encode(self.texts.passages).rows if is_embedding else []
+        self._rows = self.tokenizer.encode(self.texts.evaluation).ids
+        self._passages = self.tokenizer.encode(self.texts.passages).ids if is_embedding else []
         self._reference = self._answers(self._engine(self.graph))
 
     def candidate(self, scheme: str, result: PassResult, path: Path) -> Candidate:
@@ -183,9 +184,8 @@ class _Judge:
         engine.close()
         interface = self.source.interface
         speed = measure_speed(
-            path,
+            EngineSpec(EngineName.ONNX_RUNTIME, str(path), self.options.threads),
             machine=self.machine,
-            threads=self.options.threads,
             max_tokens=interface.max_tokens,
             vocab_size=interface.vocab_size,
             effort=self.options.effort,

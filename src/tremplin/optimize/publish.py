@@ -22,6 +22,7 @@ from tremplin.registry.manifest import (
 )
 from tremplin.registry.passport import Bound, Quality, Speed, extreme_metric
 from tremplin.registry.store import Registry
+from tremplin.serve.engines.catalogue import EngineSpec, engine_of
 
 
 def import_and_publish(
@@ -53,18 +54,27 @@ def import_and_publish(
 
 
 def measure_and_record(
-    registry: Registry, manifest: Manifest, machine: Machine, *, threads: int, effort: Effort = QUICK
+    registry: Registry,
+    manifest: Manifest,
+    machine: Machine,
+    *,
+    threads: int,
+    effort: Effort = QUICK,
+    engine: EngineSpec | None = None,
 ) -> Speed:
-    """Measure a version on this machine, keep the result beside its manifest and return it."""
+    """Measure a version on this machine, keep the result beside its manifest and return it.
+
+    ``engine`` is what runs it; ONNX Runtime when nothing else is named.
+    """
+    engine = engine or engine_of(registry, manifest, threads=threads)
     speed = measure_speed(
-        registry.path(manifest, MODEL_FILE),
+        engine,
         machine=machine,
-        threads=threads,
         max_tokens=manifest.interface.max_tokens,
         vocab_size=manifest.interface.vocab_size,
         effort=effort,
     )
-    registry.record_speed(manifest, speed)
+    registry.record_speed(manifest, speed, engine.name)
     return speed
 
 

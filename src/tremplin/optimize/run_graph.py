@@ -7,26 +7,25 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tremplin.serve.batch import BatchLimits, choose
 from tremplin.serve.engine import Engine, pad
 
 Array = NDArray[np.float32]
 
+MAX_TOKENS = 512
+MAX_ROWS = 64
 
-def run_rows(
-    engine: Engine, rows: Sequence[Sequence[int]], output: str, *, limits: BatchLimits | None = None
-) -> list[Array]:
+
+def run_rows(engine: Engine, rows: Sequence[Sequence[int]], output: str) -> list[Array]:
     """Return one output for each row of token ids, in order; batches hold rows of near lengths."""
-    limits = limits or BatchLimits()
-    waiting = list(range(len(rows)))
+    waiting = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     results: list[Array] = [np.zeros(0, np.float32)] * len(rows)
     while waiting:
-        chosen = choose([len(rows[i]) for i in waiting[: limits.window]], limits)
-        batch = [waiting[i] for i in chosen]
-        for i, value in zip(batch, engine.run(pad([rows[i] for i in batch]))[output], strict=True):
-            results[i] = value
-        gone = set(batch)
-        waiting = [i for i in waiting if i not in gone]
+        width, count = len(rows[waiting[-1]]), 1
+        while count < min(len(waiting), MAX_ROWS) and (count + 1) * width <= MAX_TOKENS:
+            count += 1
+        batch, waiting = waiting[-count:], waiting[:-count]
+        for row, value in zip(batch, engine.run(pad([rows[row] for row in batch]))[output], strict=True):
+            results[row] = value
     return results
 
 

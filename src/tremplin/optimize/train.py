@@ -66,10 +66,10 @@ def train_and_publish(
     engine.load()
 
     def encode(texts: Sequence[str]) -> NDArray[np.float32]:
-        return np.stack(run_rows(engine, tokenizer.encode(texts).rows, "embedding"))
+        return np.stack(run_rows(engine, tokenizer.encode(texts).ids, "embedding"))
 
     def tokenize(texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-        return feeds_of(pad(tokenizer.encode(texts).rows), engine.inputs)
+        return feeds_of(pad(tokenizer.encode(texts).ids), engine.inputs)
 
     with tempfile.TemporaryDirectory(prefix="tremplin-") as folder:
         trained = train_head(

@@ -95,6 +95,32 @@ class Throughput:
 
 
 @dataclass(frozen=True)
+class CostError:
+    """How far the learned costs are off, on shapes they were not learned from: |predicted / measured - 1|."""
+
+    median: float
+    p90: float
+    n: int
+
+
+@dataclass(frozen=True)
+class BatchCosts:
+    """What a batch costs on one machine, in seconds: a sum of non-negative terms (``serve/costs.py``)."""
+
+    batch_s: float
+    """Starting a batch."""
+    row_s: float
+    """Each row."""
+    token_s: float
+    """Each padded token."""
+    pair_s: float
+    """Each pair of tokens of a row, which attend to each other."""
+    knees: tuple[tuple[int, float], ...] = ()
+    """(tokens, seconds): what each padded token beyond that many costs more; a batch outgrows the caches."""
+    error: CostError | None = None
+
+
+@dataclass(frozen=True)
 class Speed:
     """What running one version costs on one machine with one thread budget."""
 
@@ -112,23 +138,9 @@ class Speed:
     latency_tokens: int
     latency_n: int
     throughput: tuple[Throughput, ...]
+    costs: BatchCosts
+    """Learned from ``throughput``."""
     software: dict[str, str] = field(default_factory=dict)
-
-    def best_batch_tokens(self, default: int = 256) -> int:
-        """Return the token budget a batch should not exceed on this machine.
-
-        It is the largest measured batch whose tokens per second come within 3 % of the best: a larger
-        batch costs latency and gains nothing.
-        """
-        rate = {(t.rows, t.tokens): t.texts_per_s * t.tokens for t in self.throughput}
-        if not rate:
-            return default
-        best = max(rate.values())
-        return max(rows * tokens for (rows, tokens), value in rate.items() if value >= 0.97 * best)
-
-    def tokens_per_s(self) -> float:
-        """Return the best measured throughput in tokens per second, over all shapes."""
-        return max((t.texts_per_s * t.tokens for t in self.throughput), default=0.0)
 
 
 def mean_metric(name: str, values: Sequence[float]) -> Metric:

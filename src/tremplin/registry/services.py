@@ -21,6 +21,11 @@ class Service:
     version: str
     """``model@version``"""
 
+    @property
+    def model(self) -> str:
+        """The model it is a version of."""
+        return self.version.partition("@")[0]
+
 
 _SERVICES = TypeAdapter(list[Service])
 

@@ -1,7 +1,7 @@
 """The registry: versions in a folder, addressed by content, published whole or not at all.
 
 objects/ab/ab12...            artefacts, one file per content, shared between versions
-models/<model>/<version>/     manifest.json, manifest.sig, speed/<machine>-<threads>t.json
+models/<model>/<version>/     manifest.json, manifest.sig, speed/<machine>-<engine>-<threads>t.json
 staging/                      what is being written; what a killed process left there goes after a day
 """
 
@@ -26,6 +26,8 @@ from tremplin.registry.manifest import Artefact, Manifest, dump_manifest, is_nam
 from tremplin.registry.passport import Speed
 
 _SPEED = TypeAdapter(Speed)
+
+DEFAULT_ENGINE = "onnxruntime"
 
 ABANDONED_AFTER_S = 24 * 3600  # no publication takes this long
 
@@ -199,13 +201,15 @@ class Registry:
 
     # -- speed, which belongs to a machine -------------------------------------------------------
 
-    def speed(self, manifest: Manifest, machine_id: str, threads: int) -> Speed | None:
-        """Return what was measured of a version on this machine, or None."""
-        return _read_speed(self._speed_file(manifest, machine_id, threads))
+    def speed(
+        self, manifest: Manifest, machine_id: str, threads: int, engine: str = DEFAULT_ENGINE
+    ) -> Speed | None:
+        """Return what was measured of a version with an engine on this machine, or None."""
+        return _read_speed(self._speed_file(manifest, machine_id, threads, engine))
 
-    def record_speed(self, manifest: Manifest, speed: Speed) -> None:
-        """Keep what was measured; an older measurement of the same machine and threads is replaced."""
-        path = self._speed_file(manifest, speed.machine.id, speed.threads)
+    def record_speed(self, manifest: Manifest, speed: Speed, engine: str = DEFAULT_ENGINE) -> None:
+        """Keep what was measured; an older measurement of the same machine, engine and threads is replaced."""
+        path = self._speed_file(manifest, speed.machine.id, speed.threads, engine)
         write_atomically(path, _SPEED.dump_json(speed, indent=1))
 
     def speeds(self, manifest: Manifest) -> list[Speed]:
@@ -214,9 +218,9 @@ class Registry:
         files = sorted(folder.glob("*.json")) if folder.is_dir() else []
         return [speed for file in files if (speed := _read_speed(file)) is not None]
 
-    def _speed_file(self, manifest: Manifest, machine_id: str, threads: int) -> Path:
+    def _speed_file(self, manifest: Manifest, machine_id: str, threads: int, engine: str) -> Path:
         folder = self._models / manifest.model / manifest.version / "speed"
-        return folder / f"{machine_id}-{threads}t.json"
+        return folder / f"{machine_id}-{engine}-{threads}t.json"
 
     # -- places ----------------------------------------------------------------------------------
 

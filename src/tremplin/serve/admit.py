@@ -1,18 +1,27 @@
 """Admission: say no at once when the queue is full, and say when to come back.
 
-What is counted is tokens, because they are what the engine spends its time on; a request is admitted or
-refused whole, before anything of it is queued.
+What is counted is tokens and the seconds they are predicted to take, because that is what the engine spends;
+never requests. A request is admitted or refused whole, before anything of it is queued.
 """
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from tremplin.errors import EmptyText, NotReady, Overloaded, TooManyInputs
+from tremplin.serve.call import Priority
+from tremplin.serve.costs import CostModel
+from tremplin.serve.lanes import SHARES
+from tremplin.serve.promises import NEWCOMERS, Promises
 
-# openai-python stops retrying by itself above two minutes.
-MAX_RETRY_AFTER_S = 120.0
+# A request that would occupy the engine for longer than this is bulk, unless its caller says otherwise: nobody
+# notices the wait behind a search query, everyone the one behind a thousand documents.
+BULK_FROM_S = 1.0
+
+
+READY_BELOW = 0.9
 
 
 @dataclass(frozen=True)
@@ -22,18 +31,49 @@ class AdmissionLimits:
     max_rows_per_request: int = 2048
     max_tokens_per_request: int = 131_072
     max_queue_tokens: int = 65_536
+    """In each class of requests."""
     max_queue_s: float = 20.0
 
 
-class Admission:
-    """Counts the tokens that wait for one engine. Owned by the event loop."""
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What an admitted request was counted as."""
 
-    def __init__(self, limits: AdmissionLimits, *, tokens_per_s: float) -> None:
+    priority: Priority
+    rows: int
+    tokens: int
+    work_s: float
+
+
+@dataclass
+class Backlog:
+    """What waits or runs in one class."""
+
+    rows: int = 0
+    tokens: int = 0
+    work_s: float = 0.0
+    promises: Promises = field(default_factory=Promises)
+
+
+class Admission:
+    """Counts the work that waits for one engine. Owned by the event loop."""
+
+    def __init__(self, limits: AdmissionLimits, costs: CostModel, *, streams: int = 1) -> None:
         self.limits = limits
-        self._tokens_per_s = max(tokens_per_s, 1.0)
-        self._draining = False
-        self.queued_tokens = 0
-        self.queued_rows = 0
+        self._costs = costs
+        self._streams = streams
+        self._backlogs = {priority: Backlog() for priority in Priority}
+        self._is_draining = False
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens admitted and not yet answered."""
+        return sum(backlog.tokens for backlog in self._backlogs.values())
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows admitted and not yet answered."""
+        return sum(backlog.rows for backlog in self._backlogs.values())
 
     def check_rows(self, rows: int) -> None:
         """Refuse a request without rows, or with more than one request may carry, before its text is read."""
@@ -45,46 +85,98 @@ class Admission:
                 "Split it into several requests."
             )
 
-    def enter(self, rows: int, tokens: int) -> None:
-        """Admit a request and count it; raises Overloaded, TooManyInputs or NotReady."""
-        if self._draining:
+    def enter(
+        self,
+        lengths: Sequence[int],
+        *,
+        request: int = 0,
+        priority: Priority | None = None,
+        deadline: float | None = None,
+    ) -> Ticket:
+        """Admit a request with rows of the given lengths in tokens, and count it.
+
+        ``request`` is a hash of what is asked, by which a caller who was told to come back is recognised.
+        Raises TooManyInputs, NotReady, or Overloaded, which says when to come back.
+        """
+        if self._is_draining:
             raise NotReady("The server is stopping; send the request to another replica.")
+        tokens = sum(lengths)
         if tokens > self.limits.max_tokens_per_request:
             raise TooManyInputs(
                 f"The request has {tokens} tokens; one request may carry "
                 f"{self.limits.max_tokens_per_request}. Split it into several requests."
             )
-        wait_s = self.predicted_wait_s()
-        too_many = self.queued_tokens + tokens > self.limits.max_queue_tokens
+        work_s = sum(map(self._costs.row_s, lengths))
+        if priority is None:
+            is_bulk = len(lengths) > 1 and work_s * self._pace > BULK_FROM_S
+            priority = Priority.BULK if is_bulk else Priority.INTERACTIVE
+        ticket = Ticket(priority, len(lengths), tokens, work_s)
+        backlog = self._backlogs[priority]
         # An empty queue admits any legal request: otherwise the largest would never be served.
-        if self.queued_tokens and (too_many or wait_s > self.limits.max_queue_s):
-            raise Overloaded(
-                f"The queue holds {self.queued_tokens} tokens, about {wait_s:.1f} s of work. Try again later.",
-                retry_after_s=self._retry_after_s(tokens),
-            )
-        self.queued_rows += rows
-        self.queued_tokens += tokens
+        if backlog.tokens:
+            self._check_room(backlog, ticket, request, deadline)
+        backlog.rows += ticket.rows
+        backlog.tokens += ticket.tokens
+        backlog.work_s += ticket.work_s
+        return ticket
 
-    def leave(self, rows: int, tokens: int) -> None:
+    def leave(self, ticket: Ticket) -> None:
         """Count a request out, answered or not."""
-        self.queued_rows -= rows
-        self.queued_tokens -= tokens
+        backlog = self._backlogs[ticket.priority]
+        backlog.rows -= ticket.rows
+        backlog.tokens -= ticket.tokens
+        backlog.work_s -= ticket.work_s
+        if backlog.rows == 0:
+            backlog.work_s = 0.0  # sums of floats drift
 
-    def predicted_wait_s(self) -> float:
-        """Return how long the queue would take to empty at the measured speed."""
-        return self.queued_tokens / self._tokens_per_s
+    def predicted_wait_s(self, priority: Priority = Priority.INTERACTIVE) -> float:
+        """Return how long what waits in a class will take, at the speed the engine has of late.
 
-    def observe(self, tokens: int, seconds: float) -> None:
-        """Learn the engine's speed from a batch it has run."""
-        if seconds > 0:
-            self._tokens_per_s += 0.05 * (tokens / seconds - self._tokens_per_s)
+        While both classes wait each gets its share, so a class is held up by as much of the other's work as its
+        own work is worth, or by all of it.
+        """
+        own_s = self._backlogs[priority].work_s
+        others_s = sum(
+            min(self._backlogs[other].work_s, own_s * SHARES[other] / SHARES[priority])
+            for other in Priority
+            if other is not priority
+        )
+        return (own_s + others_s) * self._pace
+
+    def has_room(self) -> bool:
+        """Return whether what waits is below READY_BELOW of its bounds; above, balancers should look elsewhere."""
+        return all(
+            backlog.tokens <= READY_BELOW * self.limits.max_queue_tokens
+            and self.predicted_wait_s(priority) <= READY_BELOW * self.limits.max_queue_s
+            for priority, backlog in self._backlogs.items()
+        )
 
     def close(self) -> None:
         """Refuse everything from now on."""
-        self._draining = True
+        self._is_draining = True
 
-    def _retry_after_s(self, tokens: int) -> float:
-        """When enough of the queue will have gone; jittered so that refused clients do not return at once."""
-        room = min(self.limits.max_queue_tokens, self.limits.max_queue_s * self._tokens_per_s)
-        excess = max(0.0, self.queued_tokens + tokens - room)
-        return min(MAX_RETRY_AFTER_S, (excess / self._tokens_per_s + 0.05) * random.uniform(1.0, 1.3))
+    @property
+    def _pace(self) -> float:
+        """Seconds that pass for a second of rows' own work."""
+        return self._costs.seconds_per_work / self._streams
+
+    def _check_room(self, backlog: Backlog, ticket: Ticket, request: int, deadline: float | None) -> None:
+        now = time.perf_counter()
+        wait_s, own_s = self.predicted_wait_s(ticket.priority), ticket.work_s * self._pace
+        # One bound for both: tokens are turned into the seconds they take.
+        bound_s = min(self.limits.max_queue_s, self.limits.max_queue_tokens * wait_s / backlog.tokens)
+        others_expected = backlog.promises.are_open(now)
+        late_by_s = 0.0 if deadline is None else max(0.0, now + wait_s - deadline)
+        if not late_by_s:
+            # Who returns has waited for the room that he takes, however much it is.
+            if others_expected and wait_s <= bound_s and backlog.promises.redeem(request, now):
+                return
+            if wait_s + own_s <= (NEWCOMERS * bound_s if others_expected else bound_s):
+                return
+        room_in_s = max(0.0, wait_s + own_s - NEWCOMERS * bound_s)
+        raise Overloaded(
+            f"The queue holds {backlog.tokens} tokens, about {wait_s:.1f} s of work"
+            + (", more than the deadline allows" if late_by_s else "")
+            + ". Come back when Retry-After says: a place is kept for the same request.",
+            retry_after_s=backlog.promises.promise(request, own_s, max(late_by_s, room_in_s), now),
+        )

@@ -67,7 +67,7 @@ class Engine(Protocol):
         ...
 
     def run(self, batch: TokenBatch) -> Outputs:
-        """Return the outputs for each row; raises EngineFailed, or EngineOutOfMemory when a smaller batch may do."""
+        """Return the outputs for each row; raises EngineFailed, EngineOutOfMemory when a smaller batch may do."""
         ...
 
     def health(self) -> bool:
@@ -79,15 +79,22 @@ class Engine(Protocol):
         ...
 
 
-def pad(rows: Sequence[Sequence[int]]) -> TokenBatch:
+def pad(rows: Sequence[Sequence[int]], types: Sequence[Sequence[int] | None] = ()) -> TokenBatch:
     """Return rows of token ids as one batch padded with 0 on the right.
 
-    Padding is masked out, so the id used does not matter; 0 exists in every vocabulary.
+    ``types`` are the rows' token types; they are carried when any row has them. Padding is masked out, so the id
+    used does not matter; 0 exists in every vocabulary.
     """
-    width = max(len(ids) for ids in rows)
-    input_ids = np.zeros((len(rows), width), np.int64)
-    attention_mask = np.zeros((len(rows), width), np.int64)
+    shape = (len(rows), max(len(ids) for ids in rows))
+    input_ids = np.zeros(shape, np.int64)
+    attention_mask = np.zeros(shape, np.int64)
     for row, ids in enumerate(rows):
         input_ids[row, : len(ids)] = ids
         attention_mask[row, : len(ids)] = 1
-    return TokenBatch(input_ids, attention_mask)
+    if all(of_row is None for of_row in types):
+        return TokenBatch(input_ids, attention_mask)
+    token_type_ids = np.zeros(shape, np.int64)
+    for row, of_row in enumerate(types):
+        if of_row is not None:
+            token_type_ids[row, : len(of_row)] = of_row
+    return TokenBatch(input_ids, attention_mask, token_type_ids)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from tremplin.errors import UnknownModel
 from tremplin.registry.task import Task
@@ -12,13 +11,19 @@ from tremplin.serve.infer import Inferencer
 DEFAULT = "default"
 
 
-@dataclass(frozen=True)
 class Fleet:
-    """Loaded versions. A name is a model, a ``model@version``, or ``default``."""
+    """Loaded versions. A name is a model, a ``model@version``, or ``default``. Owned by the event loop."""
 
-    inferencers: tuple[Inferencer, ...]
-    defaults: Mapping[Task, Inferencer]
-    """Which version answers for a task when the caller names none."""
+    def __init__(
+        self, inferencers: Sequence[Inferencer] = (), defaults: Mapping[Task, Inferencer] | None = None
+    ) -> None:
+        self.inferencers = tuple(inferencers)
+        self.defaults: Mapping[Task, Inferencer] = defaults or {}
+        """Which version answers for a task when the caller names none."""
+
+    def replace(self, inferencers: Sequence[Inferencer], defaults: Mapping[Task, Inferencer]) -> None:
+        """Serve other versions from now on. Who found one before keeps it until he is answered."""
+        self.inferencers, self.defaults = tuple(inferencers), defaults
 
     def find(self, name: str | None, *task: Task) -> Inferencer:
         """Return the version a caller named, which must do one of the tasks.

@@ -1,23 +1,30 @@
-"""One version, ready to answer: tokenizer, admission, queue and engine joined."""
+"""One version, ready to answer: cache, tokenizer, admission, queue and engine joined."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tremplin.errors import NotServable
+from tremplin.errors import DeadlinePassed, NotServable
 from tremplin.registry.manifest import Manifest
-from tremplin.serve.admit import Admission
+from tremplin.serve.admit import Admission, Ticket
 from tremplin.serve.batch import BatchLimits
+from tremplin.serve.cache import CachedRow, CacheKeys, NoCache, ResultCache
+from tremplin.serve.call import ANYONE, Call, Priority
+from tremplin.serve.costs import CostModel
 from tremplin.serve.engine import SERVED_OUTPUT, Engine
-from tremplin.serve.queue import BatchQueue, BatchRecord, Work
+from tremplin.serve.queue import BatchQueue
+from tremplin.serve.supervisor import EngineSupervisor
 from tremplin.serve.timing import Timings
-from tremplin.serve.tokenize import TextTokenizer
+from tremplin.serve.tokenize import Encoded, TextTokenizer
+from tremplin.serve.work import Answer, BatchRecord, Tokens, Work
 
 # Up to here tokenizing costs less than handing it to a thread (34 us for a short text, 60 us for the hand-over).
 INLINE_CHARACTERS = 4_000
@@ -27,56 +34,127 @@ INLINE_CHARACTERS = 4_000
 class Inference:
     """The outputs for the rows of one request, in the request's order."""
 
-    outputs: dict[str, list[NDArray[np.float32]]]
-    """For each output of the graph, one array per row."""
-    lengths: list[int]
-    """Tokens of each row; what an output holds beyond them is padding."""
+    names: Sequence[str]
+    """The engine's outputs."""
+    rows: list[CachedRow]
     timings: Timings
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row; what an output holds beyond them is padding."""
+        return [row.tokens for row in self.rows]
+
+    @property
+    def is_truncated(self) -> list[bool]:
+        """For each row whether it was cut to what the model reads."""
+        return [row.is_truncated for row in self.rows]
+
+    def output(self, name: str) -> list[NDArray[np.float32]]:
+        """Return one output of the graph, one array per row."""
+        column = list(self.names).index(name)
+        return [row.answer[column] for row in self.rows]
 
     def stacked(self, name: str) -> NDArray[np.float32]:
         """Return one output as one array, rows first."""
-        rows = self.outputs[name]
+        rows = self.output(name)
         # np.stack takes 13 us even for the one row that most requests have.
         return rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
 
 
+HasTruncated = TypeVar("HasTruncated", Encoded, Inference)
+
+
+@dataclass(eq=False, slots=True)
+class Flight:
+    """One computation and whoever waits for it: the request that began it, and others that ask for the same."""
+
+    work: Work
+    ticket: Ticket
+    keys: list[bytes]
+    """Of the work's rows; empty when nobody else may join."""
+    is_truncated: list[bool]
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    has_landed: bool = False
+
+    def board(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        """Return what one more request waits on."""
+        waiter: asyncio.Future[None] = loop.create_future()
+        self.waiters.append(waiter)
+        if self.has_landed:
+            self.tell()
+        return waiter
+
+    def tell(self) -> None:
+        """Tell everyone who still waits what became of it."""
+        for waiter in self.waiters:
+            if waiter.done():
+                continue
+            if self.work.error is not None:
+                waiter.set_exception(self.work.error)
+            else:
+                waiter.set_result(None)
+
+    def leave(self, waiter: asyncio.Future[None]) -> bool:
+        """Let a request go; returns whether it was the last, and nobody needs the rest of the computation."""
+        if waiter.done() and not waiter.cancelled():
+            waiter.exception()  # one that nobody looks at would be logged
+        waiter.cancel()
+        return not self.has_landed and all(other.done() for other in self.waiters)
+
+
 class Inferencer:
-    """Answers requests with one version."""
+    """Answers requests with one version. Its methods are called from the event loop, but for start and stop."""
 
     def __init__(
         self,
         manifest: Manifest,
         tokenizer: TextTokenizer,
-        engine: Engine,
+        make_engine: Callable[[], Engine],
         admission: Admission,
+        costs: CostModel,
         limits: BatchLimits,
         *,
+        streams: int = 1,
+        cache: ResultCache | None = None,
         broken_bounds: tuple[str, ...] = (),
         on_batch: Callable[[Manifest, BatchRecord], None] = lambda manifest, record: None,
+        batch_timeout_s: float = 10.0,
     ) -> None:
         self.manifest = manifest
         self.tokenizer = tokenizer
-        self.engine = engine
+        self.engine = EngineSupervisor(make_engine, version=manifest.ref, min_limit_s=batch_timeout_s)
         self.admission = admission
+        self.costs = costs
         self.limits = limits
         self.broken_bounds = broken_bounds
-        self._on_batch = on_batch
-        self._queue = BatchQueue(engine, limits, name=manifest.ref, on_batch=self._observe)
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._cache: ResultCache = cache or NoCache()
+        self.keys = CacheKeys(manifest)
+        self._flights: dict[bytes, tuple[Flight, int]] = {}
+        self._writing: set[asyncio.Task[None]] = set()
+        self._queue = BatchQueue(
+            self.engine,
+            costs,
+            limits,
+            name=manifest.ref,
+            streams=streams,
+            on_batch=lambda record: on_batch(manifest, record),
+        )
 
     def start(self) -> None:
         """Load the engine, warm it up and start its queue. Blocks; call it before serving.
 
         Raises EngineFailed for a damaged graph, NotServable for one that no service can answer with.
         """
-        self.engine.load()
+        self.engine.start()
         task = self.manifest.interface.task
-        if SERVED_OUTPUT.get(task) not in self.engine.outputs:
+        if SERVED_OUTPUT.get(task) not in self.engine.current.outputs:
             served = " and ".join(f"{name} ({output})" for name, output in SERVED_OUTPUT.items())
             raise NotServable(
-                f"{self.manifest.ref} does {task} and answers {', '.join(self.engine.outputs)}; "
+                f"{self.manifest.ref} does {task} and answers {', '.join(self.engine.current.outputs)}; "
                 f"services exist for {served}."
             )
-        self.engine.warm_up()
         self._queue.start()
 
     def stop(self) -> None:
@@ -85,45 +163,209 @@ class Inferencer:
         self._queue.stop()
         self.engine.close()
 
-    async def infer(self, texts: Sequence[str], *, truncate: bool = True) -> Inference:
+    async def wait_unused(self) -> None:
+        """Wait until no request holds this version; it may be stopped then, when nobody finds it any more."""
+        if self._users:
+            await self._unused.wait()
+
+    async def infer(self, texts: Sequence[str], call: Call = ANYONE, *, truncate: bool = True) -> Inference:
         """Return the outputs for each text; raises BadInput, Unavailable or EngineFailed errors."""
         self.admission.check_rows(len(texts))
-        started = time.perf_counter()
-        if sum(map(len, texts)) <= INLINE_CHARACTERS:
-            encoded = self.tokenizer.encode(texts, truncate=truncate)
-        else:
-            encoded = await asyncio.to_thread(self.tokenizer.encode, texts, truncate=truncate)
-        return await self._run(encoded.rows, time.perf_counter() - started, encoded.truncated)
+        self.tokenizer.check_texts(texts)
 
-    async def infer_ids(self, rows: Sequence[Sequence[int]]) -> Inference:
+        async def encode(numbers: Sequence[int]) -> Encoded:
+            chosen = [texts[number] for number in numbers]
+            if sum(map(len, chosen)) <= INLINE_CHARACTERS:
+                encoded = self.tokenizer.encode(chosen)
+            else:
+                encoded = await asyncio.to_thread(self.tokenizer.encode, chosen)
+            return self._checked(encoded, numbers, truncate)
+
+        inference = await self._infer(self.keys.of_texts(call.tenant, texts), encode, call)
+        return self._checked(inference, range(len(texts)), truncate)
+
+    async def infer_pairs(
+        self, pairs: Sequence[tuple[str, str]], call: Call = ANYONE, *, truncate: bool = True
+    ) -> Inference:
+        """Return the outputs for each pair of texts, for a version that reads two texts at once."""
+        self.admission.check_rows(len(pairs))
+        self.tokenizer.check_texts([text for pair in pairs for text in pair])
+
+        async def encode(numbers: Sequence[int]) -> Encoded:
+            encoded = await asyncio.to_thread(self.tokenizer.encode_pairs, [pairs[number] for number in numbers])
+            return self._checked(encoded, numbers, truncate)
+
+        inference = await self._infer(self.keys.of_pairs(call.tenant, pairs), encode, call)
+        return self._checked(inference, range(len(pairs)), truncate)
+
+    async def infer_ids(self, rows: Sequence[Sequence[int]], call: Call = ANYONE) -> Inference:
         """Return the outputs for rows of token ids the caller made himself."""
         self.admission.check_rows(len(rows))
-        return await self._run(self.tokenizer.check_ids(rows), 0.0, 0)
+        checked = self.tokenizer.check_ids(rows)
 
-    async def _run(self, rows: list[list[int]], tokenize_s: float, truncated: int) -> Inference:
-        lengths = list(map(len, rows))
-        tokens = sum(lengths)
-        self.admission.enter(len(rows), tokens)
+        async def encode(numbers: Sequence[int]) -> Encoded:
+            return Encoded([Tokens(checked[number]) for number in numbers], [False] * len(numbers))
+
+        return await self._infer(self.keys.of_ids(call.tenant, checked), encode, call)
+
+    def _checked(self, rows: HasTruncated, numbers: Sequence[int], truncate: bool) -> HasTruncated:
+        """Return what was encoded or answered; refuses what was cut for a caller who does not allow it."""
+        if not truncate:
+            self.tokenizer.refuse_truncated(rows.is_truncated, numbers)
+        return rows
+
+    # -- cache, coalescing, queue -----------------------------------------------------------------------
+
+    async def _infer(
+        self, keys: list[bytes], encode: Callable[[Sequence[int]], Awaitable[Encoded]], call: Call
+    ) -> Inference:
+        self._users += 1
+        self._unused.clear()
+        try:
+            found = await self._cache.get(keys) if call.use_cache else [None] * len(keys)
+            missing = {key: number for number, key in enumerate(keys) if found[number] is None}
+            if not missing:
+                cached = [row for row in found if row is not None]
+                return Inference(self.engine.current.outputs, cached, _timings(cached, cached=len(cached)))
+            joined = {key: flight for key in missing if (flight := self._flight(key, call)) is not None}
+            own, tokenize_s = await self._take_off(missing, joined, encode, call)
+            flights = list({id(flight): flight for flight, _ in joined.values()}.values())
+            await self._wait([own, *flights] if own is not None else flights, call)
+            return self._collect(keys, found, missing, joined, own, tokenize_s)
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    def _flight(self, key: bytes, call: Call) -> tuple[Flight, int] | None:
+        """Return the computation of a row that is under way and that this call may wait for."""
+        found = self._flights.get(key)
+        if found is None or not call.use_cache:
+            return None
+        work = found[0].work
+        # Whoever asks now must not wait in the lane of those who can wait.
+        if work.priority is Priority.BULK and call.priority is not Priority.BULK:
+            return None
+        if work.deadline is not None:  # it must not be dropped while this call waits
+            work.deadline = None if call.deadline is None else max(work.deadline, call.deadline)
+        return found
+
+    async def _take_off(
+        self,
+        missing: dict[bytes, int],
+        joined: dict[bytes, tuple[Flight, int]],
+        encode: Callable[[Sequence[int]], Awaitable[Encoded]],
+        call: Call,
+    ) -> tuple[Flight | None, float]:
+        """Queue the rows that nobody computes yet; returns their flight and the seconds tokenizing took."""
+        keys = [key for key in missing if key not in joined]
+        if not keys:
+            return None, 0.0
+        started = time.perf_counter()
+        encoded = await encode([missing[key] for key in keys])
+        arrived = time.perf_counter()
+        ticket = self.admission.enter(
+            encoded.lengths, request=hash(tuple(keys)), priority=call.priority, deadline=call.deadline
+        )
         loop = asyncio.get_running_loop()
-        work = Work(rows, tokens, loop, loop.create_future(), time.perf_counter())
+        work = Work(encoded.rows, ticket.tokens, ticket.priority, loop, arrived, call.deadline)
+        flight = Flight(work, ticket, keys if call.use_cache else [], encoded.is_truncated)
+        work.on_done = partial(self._land, flight)
         try:
             self._queue.submit(work)
-            await work.future
-        except asyncio.CancelledError:
-            work.abandoned = True
+        except BaseException:
+            self.admission.leave(ticket)
             raise
-        finally:
-            self.admission.leave(len(rows), tokens)
-        timings = Timings(
-            tokenize_ms=tokenize_s * 1e3,
-            queue_ms=(work.started - work.arrived) * 1e3,
-            compute_ms=(work.finished - work.started) * 1e3,
-            tokens=tokens,
-            truncated=truncated,
-        )
-        return Inference(work.results, lengths, timings)
+        for index, key in enumerate(flight.keys):
+            self._flights[key] = (flight, index)
+        return flight, arrived - started
 
-    def _observe(self, record: BatchRecord) -> None:
-        if not record.failed:
-            self.admission.observe(record.tokens, record.seconds)
-        self._on_batch(self.manifest, record)
+    async def _wait(self, flights: Sequence[Flight], call: Call) -> None:
+        """Wait until the flights have landed, the caller's deadline has passed or the caller is gone."""
+        loop = asyncio.get_running_loop()
+        waiters = [flight.board(loop) for flight in flights]
+        timer = None
+        if call.deadline is not None:
+            timer = loop.call_later(call.deadline - time.perf_counter(), _expire, waiters, flights[0].work.arrived)
+        try:
+            for waiter in waiters:
+                await waiter
+        finally:
+            if timer is not None:
+                timer.cancel()
+            for flight, waiter in zip(flights, waiters, strict=True):
+                if flight.leave(waiter):
+                    flight.work.abandoned = True
+                    self._count_out(flight)
+
+    def _land(self, flight: Flight) -> None:
+        """Take a finished work back on the event loop: tell who waits, keep what was computed."""
+        if flight.has_landed:
+            return
+        self._count_out(flight)
+        flight.tell()
+        if flight.work.error is None and flight.keys and not isinstance(self._cache, NoCache):
+            rows = [(key, _own_memory(_row(flight, index))) for index, key in enumerate(flight.keys)]
+            writing = asyncio.ensure_future(self._cache.put(rows))
+            self._writing.add(writing)
+            writing.add_done_callback(self._writing.discard)
+
+    def _count_out(self, flight: Flight) -> None:
+        flight.has_landed = True
+        self.admission.leave(flight.ticket)
+        for key in flight.keys:
+            found = self._flights.get(key)
+            if found is not None and found[0] is flight:
+                del self._flights[key]
+
+    def _collect(
+        self,
+        keys: list[bytes],
+        found: Sequence[CachedRow | None],
+        missing: dict[bytes, int],
+        joined: dict[bytes, tuple[Flight, int]],
+        own: Flight | None,
+        tokenize_s: float,
+    ) -> Inference:
+        computed: dict[bytes, CachedRow] = {key: _row(*joined[key]) for key in joined}
+        if own is not None:
+            mine = [key for key in missing if key not in joined]
+            computed |= {key: _row(own, index) for index, key in enumerate(mine)}
+        rows = [row if row is not None else computed[key] for key, row in zip(keys, found, strict=True)]
+        flights = [own] if own is not None else [flight for flight, _ in joined.values()]
+        work = max((flight.work for flight in flights), key=lambda work: work.finished)
+        timings = _timings(
+            rows,
+            tokenize_ms=tokenize_s * 1e3,
+            queue_ms=max(0.0, work.started - work.arrived) * 1e3,
+            compute_ms=(work.finished - work.started) * 1e3,
+            cached=sum(row is not None for row in found),
+        )
+        return Inference(self.engine.current.outputs, rows, timings)
+
+
+def _row(flight: Flight, index: int) -> CachedRow:
+    work = flight.work
+    return CachedRow(work.answers[index], len(work.rows[index]), flight.is_truncated[index])
+
+
+def _timings(rows: Sequence[CachedRow], *, cached: int, **phases: float) -> Timings:
+    tokens = sum(row.tokens for row in rows)
+    return Timings(tokens=tokens, truncated=sum(row.is_truncated for row in rows), cached=cached, **phases)
+
+
+def _own_memory(row: CachedRow) -> CachedRow:
+    answer: Answer = tuple(np.array(array) for array in row.answer)
+    return CachedRow(answer, row.tokens, row.is_truncated)
+
+
+def _expire(waiters: Sequence[asyncio.Future[None]], arrived: float) -> None:
+    waited_s = time.perf_counter() - arrived
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_exception(
+                DeadlinePassed(
+                    f"The deadline passed after {waited_s:.3f} s, before the answer was there. "
+                    "Ask again with more time, or when the server is less busy."
+                )
+            )

@@ -11,7 +11,8 @@ import numpy as np
 
 from tremplin.errors import BadInput, EmptyText, TooManyInputs, UnknownName, UnknownService
 from tremplin.registry.task import Task
-from tremplin.serve.documents import document_vectors
+from tremplin.serve.call import ANYONE, Call
+from tremplin.serve.documents import DocumentIndex
 from tremplin.serve.fleet import Fleet
 from tremplin.serve.infer import Inferencer
 from tremplin.serve.timing import Timings
@@ -43,13 +44,13 @@ class Services:
     def __init__(self, fleet: Fleet, documents: Sequence[Document]) -> None:
         self.fleet = fleet
         self.documents = list(documents)
-        self._document_vectors: Vectors | None = None
+        self.index: DocumentIndex | None = None
+        """What search looks in; replaced together with the version it was made with."""
 
     async def index_documents(self, cache: Path | None = None) -> None:
-        """Make the documents searchable; done once, before serving. ``cache`` is a folder for their vectors."""
+        """Make the documents searchable with the default version. ``cache`` is a folder for their vectors."""
         if self.documents and Task.EMBEDDING in self.fleet.defaults:
-            inferencer = self.fleet.find(None, Task.EMBEDDING)
-            self._document_vectors = await document_vectors(inferencer, self.documents, cache)
+            self.index = await DocumentIndex.of(self.fleet.defaults[Task.EMBEDDING], self.documents, cache)
 
     async def embed(
         self,
@@ -58,61 +59,74 @@ class Services:
         model: str | None = None,
         dimensions: int | None = None,
         truncate: bool = True,
+        call: Call = ANYONE,
     ) -> Answered[Vectors]:
         """Return one unit vector per text: (texts, dim) float32."""
         inferencer = self.fleet.find(model, Task.EMBEDDING)
         if dimensions is not None:
             shorten(np.zeros((1, inferencer.manifest.interface.embedding_dim or 1), np.float32), dimensions)
-        inference = await inferencer.infer(texts, truncate=truncate)
+        inference = await inferencer.infer(texts, call, truncate=truncate)
         return Answered(
             shorten(inference.stacked("embedding"), dimensions), inferencer.manifest.ref, inference.timings
         )
 
     async def embed_ids(
-        self, rows: Sequence[Sequence[int]], *, model: str | None = None, dimensions: int | None = None
+        self,
+        rows: Sequence[Sequence[int]],
+        *,
+        model: str | None = None,
+        dimensions: int | None = None,
+        call: Call = ANYONE,
     ) -> Answered[Vectors]:
         """Return one unit vector per row of token ids."""
         inferencer = self.fleet.find(model, Task.EMBEDDING)
-        inference = await inferencer.infer_ids(rows)
+        inference = await inferencer.infer_ids(rows, call)
         return Answered(
             shorten(inference.stacked("embedding"), dimensions), inferencer.manifest.ref, inference.timings
         )
 
     async def similarity(
-        self, source: str, others: Sequence[str], *, model: str | None = None, truncate: bool = True
+        self,
+        source: str,
+        others: Sequence[str],
+        *,
+        model: str | None = None,
+        truncate: bool = True,
+        call: Call = ANYONE,
     ) -> Answered[list[float]]:
         """Return the cosine of one text with each of the others, in [-1, 1]."""
         if not others:
             raise EmptyText("There is no sentence to compare with; send at least one.")
-        answered = await self.embed([source, *others], model=model, truncate=truncate)
+        answered = await self.embed([source, *others], model=model, truncate=truncate, call=call)
         scores = similarity.cosine(answered.value[0], answered.value[1:])
         return Answered([float(score) for score in scores], answered.version, answered.timings)
 
-    async def search(self, query: str, *, top_k: int = 5) -> Answered[list[Hit]]:
+    async def search(self, query: str, *, top_k: int = 5, call: Call = ANYONE) -> Answered[list[Hit]]:
         """Return the documents nearest to the query, best first."""
-        if self._document_vectors is None:
+        index = self.index
+        if index is None:
             raise UnknownService("There is no document to search. Start the server with --documents FILE.")
         if not 1 <= top_k <= MAX_HITS:
             raise BadInput(f"top_k is {top_k}; ask for 1 to {MAX_HITS} documents.", pointer="/top_k")
-        answered = await self.embed([query])
-        hits = search.nearest(answered.value[0], self._document_vectors, self.documents, top_k)
-        return Answered(hits, answered.version, answered.timings)
+        inference = await index.inferencer.infer([query], call)
+        hits = search.nearest(inference.stacked("embedding")[0], index.vectors, self.documents, top_k)
+        return Answered(hits, index.inferencer.manifest.ref, inference.timings)
 
     async def classify(
-        self, texts: Sequence[str], *, model: str | None = None, truncate: bool = True
+        self, texts: Sequence[str], *, model: str | None = None, truncate: bool = True, call: Call = ANYONE
     ) -> Answered[list[Classification]]:
         """Return calibrated probabilities for each text, and whether the classifier abstains."""
         inferencer = self._classifier(model)
-        inference = await inferencer.infer(texts, truncate=truncate)
+        inference = await inferencer.infer(texts, call, truncate=truncate)
         interface = inferencer.manifest.interface
         results = [
             classification(row, interface.labels, interface.abstain_below)
-            for row in inference.outputs["probabilities"]
+            for row in inference.output("probabilities")
         ]
         return Answered(results, inferencer.manifest.ref, inference.timings)
 
     async def zero_shot(
-        self, text: str, labels: Sequence[CandidateLabel], *, model: str | None = None
+        self, text: str, labels: Sequence[CandidateLabel], *, model: str | None = None, call: Call = ANYONE
     ) -> Answered[Classification]:
         """Return which of the caller's labels is nearest to the text by its description."""
         if len(labels) < 2:
@@ -121,12 +135,12 @@ class Services:
             raise TooManyInputs(
                 f"labels has {len(labels)} entries; give at most {MAX_CANDIDATE_LABELS}.", pointer="/labels"
             )
-        answered = await self.embed([text, *(label.text for label in labels)], model=model)
+        answered = await self.embed([text, *(label.text for label in labels)], model=model, call=call)
         result = zero_shot.nearest_label(answered.value[0], answered.value[1:], [label.label for label in labels])
         return Answered(result, answered.version, answered.timings)
 
     async def explain(
-        self, text: str, *, label: str | None = None, model: str | None = None
+        self, text: str, *, label: str | None = None, model: str | None = None, call: Call = ANYONE
     ) -> Answered[Explanation]:
         """Return which words carried the decision: one batch, each row the text without one word."""
         inferencer = self._classifier(model)
@@ -136,7 +150,7 @@ class Services:
                 f"There is no label {label[:80]!r}; this model knows: {', '.join(labels)}.", pointer="/label"
             )
         parts = explain.spans(text)
-        inference = await inferencer.infer([text, *explain.occlusions(text, parts)])
+        inference = await inferencer.infer([text, *explain.occlusions(text, parts)], call)
         probabilities = inference.stacked("probabilities")
         column = labels.index(label) if label is not None else int(probabilities[0].argmax())
         result = explain.explanation(

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from tremplin.errors import EmptyText, IncompleteSource, InvalidText, TextTooLong, TokenizerMismatch
 from tremplin.registry.manifest import Interface
+from tremplin.serve.work import Tokens
 
 # A NUL ends strings in C code further down, and a lone surrogate cannot be written as UTF-8.
 UNUSABLE = re.compile("[\x00\ud800-\udfff]")
@@ -21,11 +22,21 @@ MAX_CHARACTERS_PER_TOKEN = 64
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of some texts."""
+    """Some texts as the engine reads them."""
 
-    rows: list[list[int]]
-    truncated: int
-    """How many texts had more tokens than the model reads and were cut."""
+    rows: list[Tokens]
+    is_truncated: list[bool]
+    """For each text whether it had more tokens than the model reads and was cut."""
+
+    @property
+    def ids(self) -> list[Sequence[int]]:
+        """Token ids of each text."""
+        return [row.ids for row in self.rows]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each text."""
+        return [len(row.ids) for row in self.rows]
 
 
 class TextTokenizer:
@@ -43,30 +54,47 @@ class TextTokenizer:
         self._cut = interface.max_tokens * MAX_CHARACTERS_PER_TOKEN
         self._check_vocabulary()
 
-    def encode(self, texts: Sequence[str], *, truncate: bool = True) -> Encoded:
-        """Return the token ids of each text, special tokens included.
-
-        Raises EmptyText or InvalidText naming the row, TextTooLong when ``truncate`` is false and a text has
-        more tokens than the model reads. Messages never hold the text.
-        """
+    def check_texts(self, texts: Sequence[str]) -> None:
+        """Raise EmptyText or InvalidText for the first text that cannot be read. Messages never hold the text."""
         for row, text in enumerate(texts):
             self._check_text(text, row)
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Return the tokens of each text, special tokens included; raises what ``check_texts`` raises."""
+        self.check_texts(texts)
         encodings = self._tokenizer.encode_batch_fast([text[: self._cut] for text in texts])
-        rows = [encoding.ids for encoding in encodings]
-        # Only a row that is exactly full can overflow; asking the others would cost a call each.
-        cut = [
-            row
-            for row, ids in enumerate(rows)
-            if len(texts[row]) > self._cut
-            or (len(ids) == self._interface.max_tokens and encodings[row].overflowing)
-        ]
-        if cut and not truncate:
+        rows = [Tokens(encoding.ids) for encoding in encodings]
+        return Encoded(rows, self._truncated(encodings, rows, list(map(len, texts))))
+
+    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> Encoded:
+        """Return the tokens of each pair of texts, the longer one cut first where both do not fit."""
+        self.check_texts([text for pair in pairs for text in pair])
+        encodings = self._tokenizer.encode_batch_fast(
+            [(first[: self._cut], second[: self._cut]) for first, second in pairs]
+        )
+        rows = [Tokens(encoding.ids, encoding.type_ids) for encoding in encodings]
+        longest = [max(len(first), len(second)) for first, second in pairs]
+        return Encoded(rows, self._truncated(encodings, rows, longest))
+
+    def refuse_truncated(self, is_truncated: Sequence[bool], numbers: Sequence[int]) -> None:
+        """Raise TextTooLong for the first text that was cut; ``numbers`` are the texts' places in the request."""
+        if True in is_truncated:
+            row = numbers[list(is_truncated).index(True)]
             raise TextTooLong(
-                f"Text {cut[0]} has more than the {self._interface.max_tokens} tokens this model reads. "
+                f"Text {row} has more than the {self._interface.max_tokens} tokens this model reads. "
                 "Shorten it, or let the server truncate it.",
-                pointer=f"/{cut[0]}",
+                pointer=f"/{row}",
             )
-        return Encoded(rows, len(cut))
+
+    def _truncated(
+        self, encodings: Sequence[Encoding], rows: Sequence[Tokens], characters: list[int]
+    ) -> list[bool]:
+        full = self._interface.max_tokens
+        # Only a row that is exactly full can overflow; asking the others would cost a call each.
+        return [
+            length > self._cut or (len(row.ids) == full and bool(encoding.overflowing))
+            for encoding, row, length in zip(encodings, rows, characters, strict=True)
+        ]
 
     def tokens(self, text: str, *, add_special_tokens: bool = True) -> list[tuple[int, str, int, int, bool]]:
         """Return (id, text of the token, start, end, is_special) of each token, by character offsets."""

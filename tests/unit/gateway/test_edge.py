@@ -18,7 +18,7 @@ from tests.conftest import TinyServer
 from tremplin.errors import EngineFailed
 from tremplin.registry.task import Task
 from tremplin.serve.engine import Outputs, TokenBatch
-from tremplin.wiring import Server
+from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
 
 INFER = "/v2/models/tiny/infer"
 TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["alpha"]}
@@ -43,9 +43,10 @@ def _logs_are_ours() -> None:
     structlog.reset_defaults()
 
 
-def break_engines(server: Server, run: Callable[[TokenBatch], Outputs]) -> None:
-    for inferencer in server.services.fleet.inferencers:
-        inferencer.engine.run = run  # type: ignore[method-assign]
+@pytest.fixture
+def break_engines(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Outputs]], None]:
+    """Return a function that puts another ``run`` into every engine, those that will take its place as well."""
+    return lambda run: monkeypatch.setattr(OnnxRuntimeEngine, "run", run)
 
 
 async def test_every_call_is_answered(tiny_client: httpx.AsyncClient) -> None:
@@ -58,13 +59,15 @@ async def test_every_call_is_answered(tiny_client: httpx.AsyncClient) -> None:
         assert all(float(value) >= 0 for value in phases.values())
 
 
-async def test_an_engines_failure_is_told_in_each_dialect(tiny_server: TinyServer) -> None:
-    def run(batch: TokenBatch) -> Outputs:
+async def test_an_engines_failure_is_told_in_each_dialect(
+    tiny_server: TinyServer, break_engines: Callable[[Callable[..., Outputs]], None]
+) -> None:
+    def run(_: object, batch: TokenBatch) -> Outputs:
         raise EngineFailed("The engine has no memory left.")
 
     server = tiny_server()
     await server.services.index_documents()
-    break_engines(server, run)
+    break_engines(run)
     async with client_of(server) as client:
         for path, body in CALLS:
             answer = await client.post(path, json=body)
@@ -102,23 +105,23 @@ async def test_a_bug_is_logged_under_the_id_its_caller_gets(tiny_server: TinySer
 async def test_a_full_queue_is_told_with_a_time_to_come_back(tiny_server: TinyServer) -> None:
     server = tiny_server(max_queue_tokens=16)
     inferencer = server.services.fleet.find("tiny")
-    inferencer.admission.enter(1, 16)
+    ticket = inferencer.admission.enter([16])
     async with client_of(server) as client:
-        for path, body in (("/embed", {"inputs": "alpha"}), (INFER, {"inputs": [TENSOR]})):
+        for path, body in (("/embed", {"inputs": "alpha beta"}), (INFER, {"inputs": [TENSOR]})):
             answer = await client.post(path, json=body)
             assert answer.status_code == 429
             assert int(answer.headers["retry-after"]) >= 1
             assert 0 < int(answer.headers["retry-after-ms"]) <= 120_000
-    inferencer.admission.leave(1, 16)
+    inferencer.admission.leave(ticket)
 
 
 async def test_limits_come_from_the_settings(tiny_server: TinyServer) -> None:
     server = tiny_server(max_rows_per_request=3, max_tokens_per_request=16, max_body_bytes=1024)
     async with client_of(server) as client:
-        assert (await client.post("/embed", json={"inputs": ["alpha"] * 3})).status_code == 200
+        assert (await client.post("/embed", json={"inputs": ["alpha", "beta", "gamma"]})).status_code == 200
         for body, slug in (
             ({"inputs": ["alpha"] * 4}, "too-many-inputs"),
-            ({"inputs": ["alpha beta gamma delta"] * 3}, "too-many-inputs"),
+            ({"inputs": [f"alpha beta gamma {word}" for word in ("alpha", "beta", "gamma")]}, "too-many-inputs"),
             ({"inputs": "alpha " * 200}, "body-too-large"),
         ):
             answer = await client.post("/embed", json=body)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import TinyServer
-from tremplin.serve.documents import document_vectors
+from tremplin.serve.documents import DocumentIndex
 from tremplin.serve.infer import Inference, Inferencer
 from tremplin.tasks.search import Document
 
@@ -23,28 +23,28 @@ def encoder(tiny_server: TinyServer) -> Inferencer:
 async def test_vectors_are_computed_once_and_read_afterwards(
     encoder: Inferencer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = await document_vectors(encoder, DOCUMENTS, tmp_path)
+    first = (await DocumentIndex.of(encoder, DOCUMENTS, tmp_path)).vectors
 
     async def never(*_: object, **__: object) -> Inference:
         raise AssertionError("the kept vectors were there")
 
     monkeypatch.setattr(encoder, "infer", never)
-    np.testing.assert_array_equal(await document_vectors(encoder, DOCUMENTS, tmp_path), first)
+    np.testing.assert_array_equal((await DocumentIndex.of(encoder, DOCUMENTS, tmp_path)).vectors, first)
     assert first.shape == (2, 4)
 
 
 async def test_other_documents_are_other_vectors(encoder: Inferencer, tmp_path: Path) -> None:
-    await document_vectors(encoder, DOCUMENTS, tmp_path)
-    await document_vectors(encoder, DOCUMENTS[:1], tmp_path)
+    await DocumentIndex.of(encoder, DOCUMENTS, tmp_path)
+    await DocumentIndex.of(encoder, DOCUMENTS[:1], tmp_path)
     assert len(list(tmp_path.glob("*.npy"))) == 2
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage", None])
 async def test_a_damaged_file_is_computed_again(encoder: Inferencer, tmp_path: Path, damage: bytes | None) -> None:
-    expected = await document_vectors(encoder, DOCUMENTS, tmp_path)
+    expected = (await DocumentIndex.of(encoder, DOCUMENTS, tmp_path)).vectors
     file = next(tmp_path.glob("*.npy"))
     if damage is None:
         np.save(file, np.zeros((5, 3), np.float32))
     else:
         file.write_bytes(damage)
-    np.testing.assert_array_equal(await document_vectors(encoder, DOCUMENTS, tmp_path), expected)
+    np.testing.assert_array_equal((await DocumentIndex.of(encoder, DOCUMENTS, tmp_path)).vectors, expected)

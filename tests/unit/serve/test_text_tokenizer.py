@@ -24,8 +24,20 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
 
 def test_texts_become_ids_framed(tokenizer: TextTokenizer) -> None:
     encoded = tokenizer.encode(["alpha", "beta gamma", "unheard of"])
-    assert encoded.rows == [[2, 4, 3], [2, 5, 6, 3], [2, 1, 1, 3]]
-    assert encoded.truncated == 0
+    assert encoded.ids == [[2, 4, 3], [2, 5, 6, 3], [2, 1, 1, 3]]
+    assert encoded.lengths == [3, 4, 4]
+    assert encoded.is_truncated == [False] * 3
+
+
+def test_pairs_say_which_text_a_token_is_of(tmp_path: Path) -> None:
+    path = tiny_models.write_tokenizer(tmp_path / "pairs.json", pairs=True)
+    tokenizer = TextTokenizer(path, tiny_models.EMBEDDING)
+    encoded = tokenizer.encode_pairs([("alpha", "beta gamma"), ("alpha " * 30, "beta")])
+    assert list(encoded.rows[0].ids) == [2, 4, 3, 5, 6, 3]
+    assert list(encoded.rows[0].types or ()) == [0, 0, 0, 1, 1, 1]
+    assert encoded.is_truncated == [False, True]
+    assert encoded.lengths == [6, tiny_models.MAX_TOKENS]
+    assert encoded.rows[1].ids[-2] == 5, "the shorter text is whole"
 
 
 def test_each_token_is_shown_with_its_place(tokenizer: TextTokenizer) -> None:
@@ -37,20 +49,22 @@ def test_each_token_is_shown_with_its_place(tokenizer: TextTokenizer) -> None:
 
 def test_a_text_that_just_fits_is_whole(tokenizer: TextTokenizer) -> None:
     words = ["alpha"] * (tiny_models.MAX_TOKENS - 2)
-    encoded = tokenizer.encode([" ".join(words)], truncate=False)
-    assert (len(encoded.rows[0]), encoded.truncated) == (tiny_models.MAX_TOKENS, 0)
+    encoded = tokenizer.encode([" ".join(words)])
+    assert (encoded.lengths, encoded.is_truncated) == ([tiny_models.MAX_TOKENS], [False])
     encoded = tokenizer.encode([" ".join([*words, "beta"]), "alpha"])
-    assert ([len(row) for row in encoded.rows], encoded.truncated) == ([tiny_models.MAX_TOKENS, 3], 1)
-    assert encoded.rows[0][-1] == tiny_models.VOCABULARY["[SEP]"], "the frame is not cut off"
+    assert (encoded.lengths, encoded.is_truncated) == ([tiny_models.MAX_TOKENS, 3], [True, False])
+    assert encoded.ids[0][-1] == tiny_models.VOCABULARY["[SEP]"], "the frame is not cut off"
 
 
 def test_a_text_that_is_cut_is_said_to_be_or_refused(tokenizer: TextTokenizer) -> None:
     many, far = "alpha " * 50, "alpha" + " " * CUT + "beta"
     for text in (many, far):
-        assert tokenizer.encode(["alpha", text]).truncated == 1
-        with pytest.raises(TextTooLong, match="Text 1 has more than the 16 tokens") as raised:
-            tokenizer.encode(["alpha", text], truncate=False)
-        assert raised.value.pointer == "/1"
+        encoded = tokenizer.encode(["alpha", text])
+        assert encoded.is_truncated == [False, True]
+        with pytest.raises(TextTooLong, match="Text 7 has more than the 16 tokens") as raised:
+            tokenizer.refuse_truncated(encoded.is_truncated, [5, 7])
+        assert raised.value.pointer == "/7"
+        tokenizer.refuse_truncated([False, False], [5, 7])
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t \r", "\u2003\u00a0"])
@@ -83,11 +97,11 @@ def test_any_text_gives_ids_of_the_vocabulary_or_bad_input(tokenizer: TextTokeni
         assert not any(len(text) > 6 and text in message for text in texts)
         return
     assert len(encoded.rows) == len(texts)
-    for ids, text in zip(encoded.rows, texts, strict=True):
+    for ids, text in zip(encoded.ids, texts, strict=True):
         assert 2 <= len(ids) <= tiny_models.MAX_TOKENS
         assert all(0 <= token < len(tiny_models.VOCABULARY) for token in ids)
         assert tokenizer.check_ids([ids]) == [ids]
-        assert tokenizer.encode([text]).rows == [ids], "a text's tokens depend on its neighbours"
+        assert tokenizer.encode([text]).ids == [ids], "a text's tokens depend on its neighbours"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pydantic import BaseModel, ConfigDict, Field
 
 from tremplin.gateway.bodies import Reply, answer, parse
-from tremplin.gateway.endpoint import Endpoint
+from tremplin.gateway.endpoint import Endpoint, HotRequest
 from tremplin.gateway.problems import Dialect
 from tremplin.monitor.metrics import Metrics
 from tremplin.serve.services import Services
@@ -132,39 +132,39 @@ class ExplainAnswer(BaseModel):
 def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
     """Return the native routes."""
 
-    async def classify(payload: bytes) -> Reply:
-        body = parse(payload, ClassifyRequest)
+    async def classify(request: HotRequest) -> Reply:
+        body = parse(request.body, ClassifyRequest)
         texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
-        answered = await services.classify(texts, model=body.model, truncate=body.truncate)
+        answered = await services.classify(texts, model=body.model, truncate=body.truncate, call=request.call)
         metrics.phases(answered.timings)
         results = [_classification(result) for result in answered.value]
         return answer({"results": results, "version": answered.version}, answered.timings, answered.version)
 
-    async def similarity(payload: bytes) -> Reply:
-        body = parse(payload, SimilarityRequest)
-        answered = await services.similarity(body.source, body.sentences, model=body.model)
+    async def similarity(request: HotRequest) -> Reply:
+        body = parse(request.body, SimilarityRequest)
+        answered = await services.similarity(body.source, body.sentences, model=body.model, call=request.call)
         metrics.phases(answered.timings)
         reply = {"scores": answered.value, "version": answered.version}
         return answer(reply, answered.timings, answered.version)
 
-    async def search(payload: bytes) -> Reply:
-        body = parse(payload, SearchRequest)
-        answered = await services.search(body.query, top_k=body.top_k)
+    async def search(request: HotRequest) -> Reply:
+        body = parse(request.body, SearchRequest)
+        answered = await services.search(body.query, top_k=body.top_k, call=request.call)
         metrics.phases(answered.timings)
         hits = [asdict(hit.document) | {"score": hit.score} for hit in answered.value]
         return answer({"hits": hits, "version": answered.version}, answered.timings, answered.version)
 
-    async def zero_shot(payload: bytes) -> Reply:
-        body = parse(payload, ZeroShotRequest)
+    async def zero_shot(request: HotRequest) -> Reply:
+        body = parse(request.body, ZeroShotRequest)
         labels = [CandidateLabel(label.label, label.description) for label in body.labels]
-        answered = await services.zero_shot(body.text, labels, model=body.model)
+        answered = await services.zero_shot(body.text, labels, model=body.model, call=request.call)
         metrics.phases(answered.timings)
         reply = _classification(answered.value) | {"version": answered.version}
         return answer(reply, answered.timings, answered.version)
 
-    async def explain(payload: bytes) -> Reply:
-        body = parse(payload, ExplainRequest)
-        answered = await services.explain(body.text, label=body.label, model=body.model)
+    async def explain(request: HotRequest) -> Reply:
+        body = parse(request.body, ExplainRequest)
+        answered = await services.explain(body.text, label=body.label, model=body.model, call=request.call)
         metrics.phases(answered.timings)
         reply = asdict(answered.value) | {"version": answered.version}
         return answer(reply, answered.timings, answered.version)

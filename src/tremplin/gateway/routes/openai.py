@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from tremplin.errors import UnknownModel
 from tremplin.gateway.bodies import Reply, answer, parse, respond
-from tremplin.gateway.endpoint import Endpoint
+from tremplin.gateway.endpoint import Endpoint, HotRequest
 from tremplin.gateway.problems import Dialect
 from tremplin.monitor.metrics import Metrics
 from tremplin.serve.fleet import DEFAULT
@@ -77,13 +77,15 @@ class ModelList(BaseModel):
 def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
     """Return the dialect's routes."""
 
-    async def embeddings(payload: bytes) -> Reply:
-        body = parse(payload, EmbeddingsRequest)
+    async def embeddings(request: HotRequest) -> Reply:
+        body = parse(request.body, EmbeddingsRequest)
         texts, ids = _inputs(body.input)
         if ids is not None:
-            answered = await services.embed_ids(ids, model=body.model, dimensions=body.dimensions)
+            answered = await services.embed_ids(
+                ids, model=body.model, dimensions=body.dimensions, call=request.call
+            )
         else:
-            answered = await services.embed(texts, model=body.model, dimensions=body.dimensions)
+            answered = await services.embed(texts, model=body.model, dimensions=body.dimensions, call=request.call)
         metrics.phases(answered.timings)
         encode = _base64 if body.encoding_format == "base64" else _as_is
         data = [

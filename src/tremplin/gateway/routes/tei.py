@@ -16,7 +16,7 @@ from starlette.responses import Response
 from tremplin import __version__
 from tremplin.errors import BadInput, EmptyText
 from tremplin.gateway.bodies import Reply, answer, parse, respond
-from tremplin.gateway.endpoint import Endpoint
+from tremplin.gateway.endpoint import Endpoint, HotRequest
 from tremplin.gateway.problems import Dialect
 from tremplin.monitor.metrics import Metrics
 from tremplin.registry.manifest import MODEL_FILE
@@ -87,8 +87,8 @@ class TokenizeRequest(_Request):
 def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
     """Return the dialect's routes."""
 
-    async def embed(payload: bytes) -> Reply:
-        body = parse(payload, EmbedRequest)
+    async def embed(request: HotRequest) -> Reply:
+        body = parse(request.body, EmbedRequest)
         if not body.normalize:
             raise BadInput(
                 "normalize is false, but this model's graph ends in its own normalisation. Leave it out.",
@@ -97,24 +97,26 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
         if body.prompt_name is not None:
             raise BadInput("prompt_name is given, but this model has no prompts.", pointer="/prompt_name")
         texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
-        answered = await services.embed(texts, dimensions=body.dimensions, truncate=body.truncate)
+        answered = await services.embed(
+            texts, dimensions=body.dimensions, truncate=body.truncate, call=request.call
+        )
         metrics.phases(answered.timings)
         return answer(answered.value, answered.timings, answered.version)
 
-    async def similarity(payload: bytes) -> Reply:
-        body = parse(payload, SimilarityRequest).inputs
-        answered = await services.similarity(body.source_sentence, body.sentences)
+    async def similarity(request: HotRequest) -> Reply:
+        body = parse(request.body, SimilarityRequest).inputs
+        answered = await services.similarity(body.source_sentence, body.sentences, call=request.call)
         metrics.phases(answered.timings)
         return answer(answered.value, answered.timings, answered.version)
 
-    async def predict(payload: bytes) -> Reply:
-        body = parse(payload, PredictRequest)
+    async def predict(request: HotRequest) -> Reply:
+        body = parse(request.body, PredictRequest)
         if body.raw_scores:
             raise BadInput(
                 "raw_scores is true; this server answers calibrated probabilities.", pointer="/raw_scores"
             )
         texts, is_batch = _predict_inputs(body.inputs)
-        answered = await services.classify(texts, truncate=body.truncate)
+        answered = await services.classify(texts, truncate=body.truncate, call=request.call)
         metrics.phases(answered.timings)
         top_k = body.parameters.top_k if body.parameters else None
         results = [_scores(result)[:top_k] for result in answered.value]
@@ -123,15 +125,15 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
         is_nested = is_batch or body.parameters is not None
         return answer(results if is_nested else results[0], answered.timings, answered.version)
 
-    async def root(payload: bytes) -> Reply:
+    async def root(request: HotRequest) -> Reply:
         """What a Hub client calls when it is given only our address: the task is told by the body."""
-        body = parse(payload, RootRequest)
+        body = parse(request.body, RootRequest)
         if isinstance(body.inputs, dict):
-            return await similarity(payload)
-        return await (embed(payload) if body.parameters is None else predict(payload))
+            return await similarity(request)
+        return await (embed(request) if body.parameters is None else predict(request))
 
-    async def tokenize(payload: bytes) -> Reply:
-        body = parse(payload, TokenizeRequest)
+    async def tokenize(request: HotRequest) -> Reply:
+        body = parse(request.body, TokenizeRequest)
         texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
         if not texts:
             raise EmptyText("inputs is empty; send at least one text.", pointer="/inputs")

@@ -7,8 +7,10 @@ tritonclient's HTTP client.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -21,16 +23,19 @@ from starlette.responses import Response
 
 from tremplin import __version__
 from tremplin.errors import InvalidText, MalformedBody, UnknownModel, UnknownName
-from tremplin.gateway.bodies import JSON, parse, respond, server_timing
-from tremplin.gateway.endpoint import Endpoint
+from tremplin.gateway.bodies import Reply, parse, respond, server_timing
+from tremplin.gateway.endpoint import Endpoint, HotRequest
 from tremplin.gateway.problems import Dialect
 from tremplin.gateway.state import ServerState
 from tremplin.monitor.metrics import Metrics
+from tremplin.registry.store import Registry
 from tremplin.registry.task import Task
+from tremplin.serve.deploy import Deployment
 from tremplin.serve.infer import Inferencer
 from tremplin.serve.services import Services
+from tremplin.serve.timing import Timings
 
-HEADER_LENGTH = "inference-header-content-length"
+HEADER_LENGTH = b"inference-header-content-length"
 
 # The outputs a task's caller may ask for, with their type; labels are text.
 OUTPUTS: dict[Task, dict[str, str]] = {
@@ -69,6 +74,29 @@ class InferRequest(_Message):
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
+class IndexRequest(_Message):
+    """POST /v2/repository/index"""
+
+    ready: bool = False
+    """Only versions that serve."""
+
+
+class LoadParameters(_Message):
+    """What we take of Triton's load parameters, and the version to load."""
+
+    version: str | None = None
+
+
+class LoadRequest(_Message):
+    """POST /v2/repository/models/{model}/load"""
+
+    parameters: LoadParameters = Field(default_factory=LoadParameters)
+
+
+class UnloadRequest(_Message):
+    """POST /v2/repository/models/{model}/unload; what Triton's clients say in it concerns ensembles only."""
+
+
 @dataclass(frozen=True)
 class _Output:
     """One output, computed."""
@@ -80,12 +108,14 @@ class _Output:
     is_binary: bool
 
 
-def endpoints(services: Services, metrics: Metrics, state: ServerState) -> tuple[Endpoint, ...]:
+def endpoints(
+    services: Services, metrics: Metrics, state: ServerState, deployment: Deployment, registry: Registry
+) -> tuple[Endpoint, ...]:
     """Return the protocol's routes."""
 
     async def server_metadata(request: Request) -> Response:
         return respond(
-            {"name": "tremplin", "version": __version__, "extensions": ["binary_tensor_data"]},
+            {"name": "tremplin", "version": __version__, "extensions": ["binary_tensor_data", "model_repository"]},
         )
 
     async def live(request: Request) -> Response:
@@ -96,34 +126,45 @@ def endpoints(services: Services, metrics: Metrics, state: ServerState) -> tuple
         return respond({"ready": is_ready}, 200 if is_ready else 503)
 
     async def model_metadata(request: Request) -> Response:
-        return respond(_metadata(_find(services, request)))
+        return respond(_metadata(_find(services, request.path_params)))
 
     async def model_ready(request: Request) -> Response:
-        inferencer = _find(services, request)
+        inferencer = _find(services, request.path_params)
         is_ready = state.name == "ready" and inferencer.engine.health()
         return respond({"name": inferencer.manifest.model, "ready": is_ready}, 200 if is_ready else 503)
 
-    async def infer(request: Request) -> Response:
-        inferencer = _find(services, request)
-        body, binary = _split(await request.body(), request.headers.get(HEADER_LENGTH))
+    async def index(request: Request) -> Response:
+        body = parse(await request.body() or b"{}", IndexRequest)
+        return respond(await asyncio.to_thread(_index, registry, services, is_ready_only=body.ready))
+
+    async def load(request: Request) -> Response:
+        body = parse(await request.body() or b"{}", LoadRequest)
+        await deployment.load(request.path_params["model"], body.parameters.version)
+        return respond({})
+
+    async def unload(request: Request) -> Response:
+        await deployment.unload(request.path_params["model"])
+        return respond({})
+
+    async def infer(request: HotRequest) -> Reply:
+        inferencer = _find(services, request.parameters)
+        body, binary = _split(request.body, request.headers.get(HEADER_LENGTH))
         wanted = _wanted(body, inferencer)
         inputs = {tensor.name: tensor for tensor in body.inputs}
         values = _values(body.inputs, binary)
         if "text" in inputs:
-            inference = await inferencer.infer(_texts(inputs["text"], values["text"]))
+            inference = await inferencer.infer(_texts(inputs["text"], values["text"]), request.call)
         elif "input_ids" in inputs:
-            inference = await inferencer.infer_ids(_token_rows(inputs, values))
+            inference = await inferencer.infer_ids(_token_rows(inputs, values), request.call)
         else:
             raise MalformedBody("No input is named 'text' (BYTES) or 'input_ids' (INT64).", pointer="/inputs")
         metrics.phases(inference.timings)
         outputs = [_output(name, is_binary, inferencer, inference) for name, is_binary in wanted]
-        response = _reply(body, inferencer, outputs)
-        response.headers["server-timing"] = server_timing(inference.timings)
-        return response
+        return _reply(body, inferencer, outputs, inference.timings)
 
-    def both(method: str, suffix: str, handler: Any, summary: str, body: Any = None) -> list[Endpoint]:
+    def both(method: str, suffix: str, summary: str, **rest: Any) -> list[Endpoint]:
         return [
-            Endpoint(method, f"/v2/models/{{model}}{middle}{suffix}", Dialect.V2, summary, handler, body=body)
+            Endpoint(method, f"/v2/models/{{model}}{middle}{suffix}", Dialect.V2, summary, **rest)
             for middle in ("", "/versions/{version}")
         ]
 
@@ -131,15 +172,40 @@ def endpoints(services: Services, metrics: Metrics, state: ServerState) -> tuple
         Endpoint("GET", "/v2", Dialect.V2, "Describe the server", server_metadata),
         Endpoint("GET", "/v2/health/live", Dialect.V2, "Whether the process lives", live, public=True),
         Endpoint("GET", "/v2/health/ready", Dialect.V2, "Whether to send requests here", ready, public=True),
-        *both("GET", "", model_metadata, "Describe a model"),
-        *both("GET", "/ready", model_ready, "Whether a model can answer"),
-        *both("POST", "/infer", infer, "Run a model", InferRequest),
-    )
+        *both("GET", "", "Describe a model", handler=model_metadata),
+        *both("GET", "/ready", "Whether a model can answer", handler=model_ready),
+        *both("POST", "/infer", "Run a model", hot=infer, body=InferRequest),
+        Endpoint(
+            "POST", "/v2/repository/index", Dialect.V2, "List the versions there are", index, body=IndexRequest
+        ),
+        Endpoint(
+            "POST", "/v2/repository/models/{model}/load", Dialect.V2, "Serve a version of a model", load,
+            body=LoadRequest, operators=True,
+        ),
+        Endpoint(
+            "POST", "/v2/repository/models/{model}/unload", Dialect.V2, "Serve a model no more", unload,
+            body=UnloadRequest, operators=True,
+        ),
+    )  # fmt: skip
 
 
-def _find(services: Services, request: Request) -> Inferencer:
-    name = request.path_params["model"]
-    version = request.path_params.get("version")
+def _index(registry: Registry, services: Services, *, is_ready_only: bool) -> list[dict[str, str]]:
+    """Every version of the registry, and whether it serves now. Reads files."""
+    healthy = {inferencer.manifest.ref: inferencer.engine.health() for inferencer in services.fleet.inferencers}
+    rows = []
+    for model in registry.models():
+        for manifest in registry.versions(model):
+            is_ready = healthy.get(manifest.ref, False)
+            if is_ready or not is_ready_only:
+                reason = "" if is_ready else ("unhealthy" if manifest.ref in healthy else "not loaded")
+                state = "READY" if is_ready else "UNAVAILABLE"
+                rows.append({"name": model, "version": manifest.version, "state": state, "reason": reason})
+    return rows
+
+
+def _find(services: Services, parameters: Mapping[str, str]) -> Inferencer:
+    name = parameters["model"]
+    version = parameters.get("version")
     inferencer = services.fleet.find(name, *OUTPUTS)
     if version is not None and version != inferencer.manifest.version:
         raise UnknownModel(
@@ -168,13 +234,14 @@ def _metadata(inferencer: Inferencer) -> dict[str, object]:
     }
 
 
-def _split(payload: bytes, header_length: str | None) -> tuple[InferRequest, memoryview]:
+def _split(payload: bytes, header_length: bytes | None) -> tuple[InferRequest, memoryview]:
     """Return the JSON part and the binary part that follows it, when there is one."""
     if header_length is None:
         return parse(payload, InferRequest), memoryview(b"")
-    is_number = header_length.isascii() and header_length.isdigit() and len(header_length) < 20
+    is_number = header_length.isdigit() and len(header_length) < 20
     if not is_number or int(header_length) > len(payload):
-        raise MalformedBody(f"{HEADER_LENGTH} is {header_length[:20]!r}; expected at most {len(payload)}.")
+        given = header_length.decode("latin-1")[:20]
+        raise MalformedBody(f"{HEADER_LENGTH.decode()} is {given!r}; expected at most {len(payload)}.")
     length = int(header_length)
     return parse(payload[:length], InferRequest), memoryview(payload)[length:]
 
@@ -283,13 +350,13 @@ def _wanted(body: InferRequest, inferencer: Inferencer) -> list[tuple[str, bool]
 def _output(name: str, is_binary: bool, inferencer: Inferencer, inference: Any) -> _Output:
     if name == "label":
         labels = inferencer.manifest.interface.labels
-        names = [labels[int(row.argmax())] for row in inference.outputs["probabilities"]]
+        names = [labels[int(row.argmax())] for row in inference.output("probabilities")]
         return _Output(name, "BYTES", [len(names)], names, is_binary)
     array = inference.stacked(name)
     return _Output(name, "FP32", list(array.shape), array, is_binary)
 
 
-def _reply(body: InferRequest, inferencer: Inferencer, outputs: list[_Output]) -> Response:
+def _reply(body: InferRequest, inferencer: Inferencer, outputs: list[_Output], timings: Timings) -> Reply:
     tensors: list[dict[str, object]] = []
     parts: list[bytes] = []
     for output in outputs:
@@ -310,12 +377,12 @@ def _reply(body: InferRequest, inferencer: Inferencer, outputs: list[_Output]) -
     }
     if body.id is not None:
         reply["id"] = body.id
+    headers = [(b"server-timing", server_timing(timings))]
     head = orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
     if not parts:
-        return Response(head, media_type=JSON)
-    response = Response(b"".join([head, *parts]), media_type="application/octet-stream")
-    response.headers[HEADER_LENGTH] = str(len(head))
-    return response
+        return Reply(head, headers)
+    headers.append((HEADER_LENGTH, b"%d" % len(head)))
+    return Reply(b"".join([head, *parts]), headers, b"application/octet-stream")
 
 
 def _pack(output: _Output) -> bytes:

@@ -29,6 +29,8 @@ class PassResult:
     linears: int
     """Matrix products whose weights it quantized."""
     notes: tuple[str, ...] = ()
+    narrow_weights: bool = False
+    """No product of its weights overflows on any CPU (``quantize_columns``)."""
 
 
 class Pass(Protocol):
@@ -126,13 +128,30 @@ def linears(model: onnx.ModelProto) -> list[Linear]:
     return found
 
 
-def quantize_columns(weight: Weight) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantize_columns(weight: Weight, *, narrow: bool = False) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Return int8 weights and one scale per output column: weight ~ int8 * scale.
 
-    ``weight`` is (in, out). Symmetric, so that the engine needs no correction term.
+    ``weight`` is (in, out). Symmetric, so that the engine needs no correction term. ``narrow`` widens a column's
+    scale until no two neighbours of it (rows 0 and 1, 2 and 3, ...) add up to more than 128: CPUs without VNNI add
+    the products of such a pair in 16 bits, and 255 * 128 fits (docs/decisions/0011).
     """
-    scale = np.maximum(np.abs(weight).max(axis=0), 1e-12).astype(np.float32) / np.float32(127)
+    reach = np.abs(weight).max(axis=0)
+    if narrow:
+        reach = np.maximum(reach, _pair_reach(weight))
+    scale = np.maximum(reach, 1e-12).astype(np.float32) / np.float32(127)
     return np.rint(weight / scale).astype(np.int8), scale
+
+
+def _pair_reach(weight: Weight) -> Weight:
+    """Return the largest sum, by magnitude, that two neighbours of a column can add to a product: (out,).
+
+    Of weights of opposite sign only one counts: activations are unsigned, and the other's may be 0.
+    """
+    even = np.concatenate([weight, np.zeros((len(weight) % 2, weight.shape[1]), weight.dtype)])
+    pairs = even.reshape(-1, 2, weight.shape[1])  # (pairs, 2, out)
+    up, down = np.maximum(pairs, 0).sum(axis=1), np.maximum(-pairs, 0).sum(axis=1)
+    reach: Weight = np.maximum(up, down).max(axis=0)
+    return reach
 
 
 def quantize_word_table(rewriter: Rewriter, node: onnx.NodeProto, table: Weight) -> None:

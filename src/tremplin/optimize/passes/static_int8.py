@@ -55,7 +55,10 @@ class Plan:
 
 
 class StaticInt8:
-    """Weights int8 per column, activations uint8 with one fixed range per product."""
+    """Weights int8 per column, activations uint8 with one fixed range per product.
+
+    ``narrow`` keeps the weights so small that no product overflows on a CPU without VNNI.
+    """
 
     def __init__(
         self,
@@ -64,11 +67,13 @@ class StaticInt8:
         smooth: bool,
         outlier_channels: int,
         float_layers: int = 0,
+        narrow: bool = False,
     ) -> None:
         self._statistics = statistics
         self._smooth = smooth
         self._outlier_channels = outlier_channels
         self._float_layers = float_layers
+        self._narrow = narrow
 
     @property
     def name(self) -> str:
@@ -80,6 +85,8 @@ class StaticInt8:
             parts.append(f"outliers{self._outlier_channels}")
         if self._float_layers:
             parts.append(f"float{self._float_layers}")
+        if self._narrow:
+            parts.append("narrow")
         return "+".join(parts)
 
     def call(self, source: Path, destination: Path) -> PassResult:
@@ -111,13 +118,14 @@ class StaticInt8:
                 return True
             if node.output[0] not in quantized:
                 return False
-            _emit(rewriter, quantized[node.output[0]], plans[node.output[0]])
+            _emit(rewriter, quantized[node.output[0]], plans[node.output[0]], narrow=self._narrow)
             return True
 
         rewriter.rewrite(replace)
         rewriter.save(destination)
         worst = max(plans[output].relative_error for output in quantized)
-        return PassResult(self.name, len(quantized), (f"largest relative error of a product: {worst:.3f}",))
+        note = f"largest relative error of a product: {worst:.3f}"
+        return PassResult(self.name, len(quantized), (note,), narrow_weights=self._narrow)
 
     def _plan(self, linear: Linear, *, smooth: bool, outliers: int) -> Plan:
         """Choose the exponent and the clipping with the least error on the sample."""
@@ -135,7 +143,7 @@ class StaticInt8:
         for exponent in SMOOTHING if smooth else (None,):
             divisor = None if exponent is None else _divisor(reach, weight, exponent)
             by: Channels = np.ones_like(reach) if divisor is None else divisor
-            columns, scales = quantize_columns(weight * by[:, None])
+            columns, scales = quantize_columns(weight * by[:, None], narrow=self._narrow)
             rebuilt = columns * scales
             for share in CLIPPING:
                 scale, zero = _range((low / by).min() * share, (high / by).max() * share)
@@ -148,7 +156,7 @@ class StaticInt8:
         return best
 
 
-def _emit(rewriter: Rewriter, linear: Linear, plan: Plan) -> None:
+def _emit(rewriter: Rewriter, linear: Linear, plan: Plan, *, narrow: bool) -> None:
     """Write the standard quantize / dequantize pattern, which every runtime turns into an int8 product."""
     x, name, out = linear.input, linear.weight_name, linear.output
     weight = linear.weight.copy()
@@ -165,7 +173,7 @@ def _emit(rewriter: Rewriter, linear: Linear, plan: Plan) -> None:
         rewriter.constant(f"{name}.smoothing", (1 / plan.divisor).astype(np.float32))
         x = rewriter.node("Mul", [x, f"{name}.smoothing"], f"{out}.smooth")
         weight = weight * plan.divisor[:, None]
-    columns, scales = quantize_columns(weight)
+    columns, scales = quantize_columns(weight, narrow=narrow)
     rewriter.constant(f"{name}.x_scale", np.array(plan.scale))
     rewriter.constant(f"{name}.x_zero", np.array(plan.zero_point))
     rewriter.constant(f"{name}.int8", columns)

@@ -1,0 +1,66 @@
+"""Which engines there are, which are installed here, and how one is made."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from tremplin.registry.manifest import MODEL_FILE, Manifest
+from tremplin.registry.store import Registry
+from tremplin.serve.engine import Engine
+
+
+class EngineName(StrEnum):
+    """An engine by the name of its package."""
+
+    ONNX_RUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+    CTRANSLATE2 = "ctranslate2"
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """All that making an engine takes; plain values, so that it can be told to another process."""
+
+    name: EngineName
+    model: str
+    """Path of the version's graph."""
+    threads: int = 1
+    """Threads that compute one batch."""
+    streams: int = 1
+    """Batches computed at the same time."""
+    narrow_weights: bool = False
+    """The weights have seven bits, and no product of theirs overflows on any CPU."""
+    prepared: str = ""
+    """Folder of what the engine reads instead of the graph, made beforehand; CTranslate2 only."""
+
+    def make(self) -> Engine:
+        """Return the engine, not loaded yet; raises MissingExtra when its package is not installed."""
+        return MAKERS[self.name](self)
+
+    def with_streams(self, streams: int) -> EngineSpec:
+        """Return the same engine for another number of batches at a time."""
+        return replace(self, streams=streams)
+
+
+def installed() -> list[EngineName]:
+    """Return the engines whose packages are installed."""
+    return [name for name in EngineName if importlib.util.find_spec(name.value) is not None]
+
+
+def engine_of(registry: Registry, manifest: Manifest, *, threads: int) -> EngineSpec:
+    """Return what runs a version everywhere: ONNX Runtime over its own graph, whose digest is checked."""
+    return EngineSpec(EngineName.ONNX_RUNTIME, str(registry.path(manifest, MODEL_FILE)), threads)
+
+
+def _onnx_runtime(spec: EngineSpec) -> Engine:
+    from pathlib import Path
+
+    from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(Path(spec.model), threads=spec.threads, streams=spec.streams)
+
+
+MAKERS: Mapping[EngineName, Callable[[EngineSpec], Engine]] = {EngineName.ONNX_RUNTIME: _onnx_runtime}

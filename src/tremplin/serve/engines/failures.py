@@ -1,0 +1,58 @@
+"""What runtimes raise, as errors of ours.
+
+Runtimes raise bare RuntimeErrors and classes of their own; what went wrong is only in the text, which may hold
+codes, a stack and paths of the server's disk.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tremplin.errors import EngineFailed, EngineOutOfMemory
+
+# Read in the messages of ONNX Runtime 1.31, OpenVINO 2026.4, CTranslate2 4.8 and oneDNN, under a memory limit.
+OUT_OF_MEMORY = (
+    "bad_alloc", "bad allocation", "failed to allocate", "failed to create memory", "could not create a memory",
+    "out of memory", "cannot allocate memory", "not enough memory",
+)  # fmt: skip
+LONGEST = 300
+
+
+def cannot_open(runtime: str, error: Exception, hidden: Path) -> EngineFailed:
+    """Return the error of a file that a runtime cannot read; ``hidden`` must not reach a caller."""
+    if is_out_of_memory(error):
+        return EngineOutOfMemory(
+            f"{runtime} has not enough memory to open the version. Free memory, or serve a smaller version."
+        )
+    said = first_line(error).replace(str(hidden), "the file").rstrip(".")
+    return EngineFailed(
+        f"{runtime} cannot open the graph: {said}. "
+        "The file is damaged or not one this engine reads; publish the version again."
+    )
+
+
+def cannot_run(runtime: str, error: Exception, rows: int, width: int) -> EngineFailed:
+    """Return the error of a batch of ``rows`` rows padded to ``width`` tokens that a runtime could not run."""
+    if is_out_of_memory(error):
+        return EngineOutOfMemory(
+            f"{runtime} ran out of memory on a batch of {rows} x {width} tokens; a smaller batch may fit."
+        )
+    return EngineFailed(f"{runtime} could not run a batch: {first_line(error)}")
+
+
+def not_loaded() -> EngineFailed:
+    """Return the error of an engine that was asked to run too early."""
+    return EngineFailed("The engine was asked to run before it was loaded; this is a bug.")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether a runtime failed for want of memory."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(sign in said for sign in OUT_OF_MEMORY)
+
+
+def first_line(error: Exception) -> str:
+    """Return what the runtime said, without its codes and the stack it may append."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text.split(" : ", 3)[-1][:LONGEST].rstrip(".")

@@ -1,0 +1,152 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import queue
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tremplin.errors import EngineFailed, MissingExtra
+from tremplin.machine import read_machine
+from tremplin.serve.engine import Outputs, TokenBatch, pad
+from tremplin.serve.engines import failures
+from tremplin.serve.engines.feeds import feeds_of
+from tremplin.serve.engines.overflow import products_overflow
+
+RUNTIME = "OpenVINO"
+EXTRA = "OpenVINO is not installed: pip install 'tremplin[openvino]'"
+
+
+class OpenVinoEngine:
+    """One compiled graph; ``streams`` batches are computed at the same time, with ``threads`` threads each.
+
+    On an x86 CPU without VNNI its int8 products overflow (cosine to fp32 .9971 instead of .9991, measured), and its
+    int8 kernels are slower there than its float ones: quantized weights are then widened to float when the graph is
+    compiled. Answers are right, the speed is that of fp32.
+
+    A shape that was not seen before costs 5 to 8 ms more than the next batch of it: kernels are made per shape.
+    """
+
+    def __init__(self, model: Path, *, threads: int, streams: int = 1) -> None:
+        """Remember what to load; raises MissingExtra when OpenVINO is not installed."""
+        self._openvino = _import_without_telemetry()
+        self._model = model
+        self._threads = threads
+        self._streams = streams
+        self._requests: queue.LifoQueue[Any] | None = None
+        self._vocabulary: int | None = None
+        self.inputs: tuple[str, ...] = ()
+        """Names of the graph's inputs, known once it is loaded."""
+        self.outputs: tuple[str, ...] = ()
+        """Names of the graph's outputs, known once it is loaded."""
+
+    @property
+    def name(self) -> str:
+        """The engine and its version."""
+        return f"openvino {self._openvino.__version__.split('-')[0]}"
+
+    def load(self) -> None:
+        """Compile the graph; raises EngineFailed when the file is truncated, corrupted or not a graph."""
+        try:
+            core = self._openvino.Core()
+            graph = core.read_model(str(self._model))
+            compiled = core.compile_model(graph, "CPU", self._options())
+            requests = [compiled.create_infer_request() for _ in range(self._streams)]
+        except Exception as error:  # the binding raises RuntimeError for everything
+            raise failures.cannot_open(RUNTIME, error, self._model) from None
+        self.inputs = tuple(port.any_name for port in graph.inputs)
+        self.outputs = tuple(port.any_name for port in graph.outputs)
+        self._vocabulary = _rows_looked_up(graph)
+        # Last in, first out: with fewer batches than streams the same memory is used again.
+        self._requests = queue.LifoQueue()
+        for request in requests:
+            self._requests.put(request)
+
+    def warm_up(self) -> None:
+        """Run a short text alone and a small batch."""
+        self.run(pad([[1, 1, 1]]))
+        self.run(pad([[1] * 16] * 4))
+
+    def run(self, batch: TokenBatch) -> Outputs:
+        """Return every output of the graph for a batch."""
+        if self._requests is None:
+            raise failures.not_loaded()
+        self._check_ids(batch)
+        request = self._requests.get()
+        try:
+            request.infer(feeds_of(batch, self.inputs), share_inputs=True)
+            # A copy: the next batch of this request is written into the same memory.
+            return {
+                name: np.array(request.get_output_tensor(index).data) for index, name in enumerate(self.outputs)
+            }
+        except Exception as error:
+            raise failures.cannot_run(RUNTIME, error, batch.rows, batch.width) from None
+        finally:
+            self._requests.put(request)
+
+    def health(self) -> bool:
+        """Return whether a graph is compiled."""
+        return self._requests is not None
+
+    def close(self) -> None:
+        """Drop the compiled graph and its memory."""
+        self._requests = None
+
+    def _options(self) -> Mapping[str, object]:
+        options = {
+            "NUM_STREAMS": self._streams,
+            "INFERENCE_NUM_THREADS": self._threads * self._streams,
+            # Pinned threads of several engines would all sit on the first cores.
+            "ENABLE_CPU_PINNING": False,
+            # Where the CPU can, the default is bfloat16, with which no version was judged.
+            "INFERENCE_PRECISION_HINT": "f32",
+            # Activations are quantized as the graph says, or not at all.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        }
+        if products_overflow(read_machine()):
+            options["LP_TRANSFORMS_MODE"] = "NO"
+        return options
+
+    def _check_ids(self, batch: TokenBatch) -> None:
+        """OpenVINO answers a row that a table does not have with zeros; that must not pass for an answer."""
+        ids, rows = batch.input_ids, self._vocabulary
+        if rows is not None and (ids.min() < 0 or ids.max() >= rows):
+            raise EngineFailed(
+                f"{RUNTIME} could not run a batch: a token id is outside of the vocabulary of {rows}."
+            )
+
+
+def _import_without_telemetry() -> ModuleType:
+    """Return the package; raises MissingExtra when it is not there.
+
+    Importing openvino sends an event to Google Analytics by way of openvino_telemetry, unless that package cannot be
+    imported or a file in the home folder says no. None in ``sys.modules`` makes every import of it fail, now and
+    later, and openvino then takes a stand-in of its own that does nothing.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError:
+        raise MissingExtra(EXTRA) from None
+    return openvino
+
+
+def _rows_looked_up(graph: Any) -> int | None:
+    """Return the rows of the smallest table that ``input_ids`` are looked up in; None when there is none."""
+    found = []
+    for port in graph.inputs:
+        if "input_ids" not in port.get_names():
+            continue
+        readers = list(port.get_target_inputs())
+        while readers:
+            node = readers.pop().get_node()
+            if node.get_type_name() == "Convert":
+                readers.extend(node.output(0).get_target_inputs())
+            elif node.get_type_name() == "Gather":
+                found.append(int(node.input(0).get_partial_shape()[0].get_length()))
+    return min(found, default=None)
