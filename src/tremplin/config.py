@@ -41,8 +41,11 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = 8000
     auth: bool = Field(True, description="Ask for an API key. Only a loopback address may go without.")
     threads: Annotated[
-        int, Field(ge=0, le=256, description="Threads of each engine; 0 takes the usable cores.")
+        int, Field(ge=0, le=256, description="Threads of each batch; 0 shares out the usable cores.")
     ] = 0
+    workers: Annotated[
+        int, Field(ge=1, le=256, description="Processes that share the port, each with its own engines.")
+    ] = 1
     streams: Annotated[int, Field(ge=1, le=256, description="Batches each engine computes at the same time.")] = 1
     max_body_bytes: Annotated[
         int, Field(ge=1024, le=256 * MIB, description="Largest request body, after which 413 is answered.")
@@ -55,6 +58,9 @@ class Settings(BaseSettings):
         int, Field(ge=0, description="Padded tokens in one batch; 0 takes what was measured best.")
     ] = 0
     max_batch_rows: Annotated[int, Field(ge=1, description="Rows in one batch.")] = 64
+    engine_process: bool = Field(
+        False, description="Run each engine in a process of its own, which may crash without ending the server."
+    )
     batch_timeout_s: Annotated[
         float,
         Field(gt=0, description="Seconds after which a batch may be given up; at least 20 times its prediction."),

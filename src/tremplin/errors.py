@@ -35,7 +35,8 @@
     ├── EngineFailed            the engine could not load or run a graph
     │   ├── EngineOutOfMemory   the batch was too large for the memory there is
     │   ├── EngineHung          the batch took many times what it should
-    │   └── EngineCrashed       the engine's process ended in the middle of a batch
+    │   ├── EngineCrashed       the engine's process ended in the middle of a batch
+    │   └── EngineNotRunning    there was no engine to run a batch: it is being started, or cannot be
     ├── MissingExtra            an optional package is needed
     ├── StartFailed             a command cannot start (port in use, data folder locked)
     └── InvalidSettings         a setting has a value that cannot be used
@@ -198,6 +199,10 @@ class EngineHung(EngineFailed):
 
 class EngineCrashed(EngineFailed):
     """The process that runs the engine ended in the middle of a batch."""
+
+
+class EngineNotRunning(EngineFailed):
+    """There was no engine to run a batch, which is nobody's fault who is in it."""
 
 
 class MissingExtra(TremplinError):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from tremplin.console.view import ConsoleView, LiveVersion
 from tremplin.errors import BadInput, StartFailed
 from tremplin.gateway.app import build_app
 from tremplin.gateway.routes import native, openai, operations, tei, v2
+from tremplin.gateway.siblings import Report, Siblings
 from tremplin.gateway.state import ServerState
 from tremplin.machine import Machine, read_machine
 from tremplin.monitor.batches import RecentBatches
@@ -36,14 +37,17 @@ from tremplin.serve.cache import NoCache, ResultCache
 from tremplin.serve.costs import CostModel, token_budget
 from tremplin.serve.deploy import Deployment, DeployPlaces
 from tremplin.serve.engines.catalogue import engine_of
+from tremplin.serve.engines.process import ProcessEngine
 from tremplin.serve.fleet import Fleet
 from tremplin.serve.infer import Inferencer
 from tremplin.serve.services import Services
+from tremplin.serve.supervisor import time_limit
 from tremplin.serve.tokenize import UNUSABLE, TextTokenizer
 from tremplin.serve.work import BatchRecord
 from tremplin.store.keys import KeyRing
 from tremplin.store.memory_cache import MemoryCache
 from tremplin.store.redis_cache import RedisCache
+from tremplin.store.tickets import Tickets
 from tremplin.tasks.search import Document
 
 MAX_DOCUMENTS = 50_000
@@ -78,6 +82,11 @@ class Places:
         return self.root / "vectors"
 
     @property
+    def tickets(self) -> Path:
+        """One-time tickets of the console."""
+        return self.root / "keys" / "tickets"
+
+    @property
     def session_secret(self) -> Path:
         """Signs the console's cookies."""
         return self.root / "keys" / "session"
@@ -94,14 +103,23 @@ class Server:
     cache: ResultCache
     metrics: Metrics
     keys: KeyRing
-    ticket: str
-    """Opens the console once."""
+    tickets: Tickets
+    siblings: Siblings
     threads: int
 
 
+@dataclass(frozen=True)
+class WorkerPlace:
+    """Where a worker stands among the others of its server."""
+
+    folder: Path
+    """Where they meet."""
+    index: int
+
+
 def threads_of(settings: Settings, machine: Machine) -> int:
-    """Return the threads of each engine: what was asked for, else every usable core."""
-    return settings.threads or machine.cores
+    """Return the threads that compute one batch: what was asked for, else a share of the usable cores."""
+    return settings.threads or max(1, machine.cores // (settings.workers * settings.streams))
 
 
 def open_registry(settings: Settings) -> Registry:
@@ -114,6 +132,12 @@ def open_keys(settings: Settings) -> KeyRing:
     """Return the API keys in the data folder; raises StartFailed when the folder cannot be used."""
     with _in_data_folder(settings):
         return KeyRing(Places(settings.data).keys)
+
+
+def open_tickets(settings: Settings) -> Tickets:
+    """Return the one-time tickets of the console; raises StartFailed when the folder cannot be used."""
+    with _in_data_folder(settings):
+        return Tickets(Places(settings.data).tickets)
 
 
 @contextmanager
@@ -133,6 +157,7 @@ def build_server(
     access_log: AccessLog = NO_ACCESS_LOG,
     *,
     follows_file: bool = True,
+    place: WorkerPlace | None = None,
 ) -> Server:
     """Return the server; its deployment loads the versions.
 
@@ -148,6 +173,12 @@ def build_server(
     services = Services(fleet, read_documents(settings.documents))
     cache = _cache(settings)
 
+    siblings = Siblings(
+        lambda: Report(metrics.exposition().decode(), batches.newest()),
+        None if place is None else place.folder,
+        0 if place is None else place.index,
+    )
+
     def on_batch(manifest: Manifest, record: BatchRecord) -> None:
         metrics.batch(manifest, record)
         batches.batch(manifest, record)
@@ -161,17 +192,10 @@ def build_server(
         DeployPlaces(places.services if follows_file else None, places.vectors),
     )
     keys = open_keys(settings)
-    tickets = {secrets.token_urlsafe(24)}
-    ticket = next(iter(tickets))
+    tickets = open_tickets(settings)
 
     def check_key(key: str) -> bool:
         return keys.check(key) is not None
-
-    def redeem_ticket(given: str) -> bool:
-        if given not in tickets:
-            return False
-        tickets.discard(given)
-        return True
 
     view = ConsoleView(
         services=services,
@@ -180,7 +204,7 @@ def build_server(
         state=lambda: state.name,
         check_key=check_key,
         is_open=not settings.auth,
-        redeem_ticket=redeem_ticket,
+        redeem_ticket=tickets.redeem,
         session_secret=secret_in(places.session_secret),
         version=__version__,
     )
@@ -189,7 +213,7 @@ def build_server(
         *tei.endpoints(services, metrics),
         *native.endpoints(services, metrics),
         *v2.endpoints(services, metrics, state, deployment, registry),
-        *operations.endpoints(services, metrics, state, batches),
+        *operations.endpoints(services, state, siblings),
     )
     app = build_app(
         endpoints,
@@ -200,7 +224,25 @@ def build_server(
         find_key=keys.check if settings.auth else None,
         max_body_bytes=settings.max_body_bytes,
     )
-    return Server(app, state, services, deployment, cache, metrics, keys, ticket, threads)
+    return Server(app, state, services, deployment, cache, metrics, keys, tickets, siblings, threads)
+
+
+def measure_missing(
+    settings: Settings, registry: Registry, services: Sequence[Service], forced: frozenset[str]
+) -> None:
+    """Measure the speed of the versions for which this machine has none; raises what keeps one from serving."""
+    machine = read_machine()
+    assembly = _Assembly(
+        settings,
+        registry,
+        machine,
+        threads_of(settings, machine),
+        NoCache(),
+        forced,
+        lambda manifest, record: None,
+    )
+    for service in services:
+        assembly.inferencer(registry.resolve(service.version))
 
 
 def read_documents(path: Path | None) -> list[Document]:
@@ -239,7 +281,8 @@ def read_documents(path: Path | None) -> list[Document]:
 def _cache(settings: Settings) -> ResultCache:
     if settings.cache_url:
         return RedisCache(settings.cache_url)
-    return MemoryCache(settings.cache_bytes) if settings.cache_bytes else NoCache()
+    share = settings.cache_bytes // settings.workers
+    return MemoryCache(share) if share else NoCache()
 
 
 @dataclass(frozen=True)
@@ -268,18 +311,19 @@ class _Assembly:
             max_queue_s=settings.max_queue_s,
         )
         spec = engine_of(self.registry, manifest, threads=self.threads).with_streams(settings.streams)
+        limit = time_limit(costs, settings.batch_timeout_s)
         return Inferencer(
             manifest,
             self._tokenizer(manifest),
-            spec.make,
+            partial(ProcessEngine, spec, limit) if settings.engine_process else spec.make,
             Admission(limits, costs, streams=settings.streams),
             costs,
             BatchLimits(settings.max_batch_tokens or token_budget(costs.costs), settings.max_batch_rows),
+            limit,
             streams=settings.streams,
             cache=self.cache,
             broken_bounds=broken,
             on_batch=self.on_batch,
-            batch_timeout_s=settings.batch_timeout_s,
         )
 
     def _tokenizer(self, manifest: Manifest) -> TextTokenizer:

@@ -1,22 +1,34 @@
-"""What ``up`` and ``serve`` share: the registry, the socket, the engines, the loop."""
+"""What ``up``, ``serve`` and the workers share: the registry, the socket, the engines, the loop."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import sys
 import webbrowser
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 
 from tremplin.cli.show import out, progress_bar
 from tremplin.config import Settings, has_display
 from tremplin.errors import StartFailed
-from tremplin.gateway.server import open_socket, serve_app
+from tremplin.gateway.server import Connections, handed_over, listening, open_socket, serve_app
 from tremplin.machine import Machine, read_machine, return_free_memory
 from tremplin.monitor.logs import configure_logs
 from tremplin.registry.services import Service, read_services, write_services
-from tremplin.registry.store import Registry
-from tremplin.wiring import Places, Server, build_server, open_registry, threads_of
+from tremplin.registry.store import Registry, check_servable
+from tremplin.wiring import (
+    Places,
+    Server,
+    WorkerPlace,
+    build_server,
+    measure_missing,
+    open_keys,
+    open_registry,
+    open_tickets,
+    threads_of,
+)
 
 # The default lets a thread keep the interpreter for 5 ms; an engine thread with an answer must not wait that long
 # behind the event loop.
@@ -41,40 +53,90 @@ def run_server(
         threads = threads_of(settings, machine)
         out.print(
             f"Machine   {machine.cpu}, {machine.cores} cores (from {machine.cores_from}), "
-            f"{threads} threads per engine",
+            f"workers {settings.workers}, streams {settings.streams}, threads {threads}",
             highlight=False,
         )
         services = _services(settings, registry, machine, threads, versions, bootstrap)
         if save:
             write_services(Places(settings.data).services, services)
-        server = build_server(settings, registry, forced, access_log, follows_file=save or not versions)
+        follows_file = save or not versions
         address = f"http://{_shown_host(settings.host)}:{listener.getsockname()[1]}"
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
-        server.deployment.start(services)
 
-        async def on_started() -> None:
-            await server.services.index_documents(Places(settings.data).vectors)
-            # What start-up made lives as long as the process: the collector need not look at it again.
-            gc.collect()
-            gc.freeze()
-            return_free_memory()
-            server.state.is_started = True
-            _announce(server, settings, address, open_browser)
+        def announce() -> None:
+            _announce(settings, registry, services, forced, address, open_browser)
 
-        async def serve() -> None:
-            following = asyncio.ensure_future(server.deployment.follow())
-            try:
-                await serve_app(
-                    server.app, listener, server.state, drain_delay_s=settings.drain_delay_s, on_started=on_started
-                )
-            finally:
-                following.cancel()
-                await server.cache.close()
+        if settings.workers > 1:
+            from tremplin.workers import run_workers
 
+            # Done once here, what every worker would otherwise do or fail at.
+            measure_missing(settings, registry, services, forced)
+            run_workers(settings, listener, services, forced, follows_file=follows_file, on_started=announce)
+            return
+        server = build_server(settings, registry, forced, access_log, follows_file=follows_file)
+        _serve(server, settings, services, listening(listener), announce)
+
+
+def serve_as_worker(
+    settings: Settings,
+    services: Sequence[Service],
+    forced: frozenset[str],
+    control: socket.socket,
+    folder: Path,
+    index: int,
+    *,
+    follows_file: bool,
+) -> None:
+    """Serve the connections that the parent hands over on ``control``, until it goes or says so."""
+    access_log = configure_logs(settings.log_level)
+    server = build_server(
+        settings,
+        open_registry(settings),
+        forced,
+        access_log,
+        follows_file=follows_file,
+        place=WorkerPlace(folder, index),
+    )
+    _serve(server, settings, services, handed_over(control), lambda: control.sendall(b"r"))
+
+
+def _serve(
+    server: Server,
+    settings: Settings,
+    services: Sequence[Service],
+    connections: Connections,
+    announce: Callable[[], None],
+) -> None:
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    server.deployment.start(services)
+
+    async def on_started() -> None:
+        await server.services.index_documents(Places(settings.data).vectors)
+        # What start-up made lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        return_free_memory()
+        server.state.is_started = True
+        announce()
+
+    async def serve() -> None:
+        following = asyncio.ensure_future(server.deployment.follow())
         try:
-            _run(serve())
+            async with server.siblings.listening():
+                await serve_app(
+                    server.app,
+                    connections,
+                    server.state,
+                    drain_delay_s=settings.drain_delay_s,
+                    on_started=on_started,
+                )
         finally:
-            server.deployment.stop()
+            following.cancel()
+            await server.cache.close()
+
+    try:
+        _run(serve())
+    finally:
+        server.deployment.stop()
 
 
 def _services(
@@ -103,26 +165,33 @@ def _services(
         return first_run(registry, file, machine, threads, progress)
 
 
-def _announce(server: Server, settings: Settings, address: str, open_browser: bool) -> None:
-    for inferencer in server.services.fleet.inferencers:
-        manifest = inferencer.manifest
-        note = ""
-        if inferencer.broken_bounds:
-            note = f"  [red]FORCED: {'; '.join(inferencer.broken_bounds)}[/red]"
+def _announce(
+    settings: Settings,
+    registry: Registry,
+    services: Sequence[Service],
+    forced: frozenset[str],
+    address: str,
+    open_browser: bool,
+) -> None:
+    for ref in dict.fromkeys(service.version for service in services):
+        manifest = registry.resolve(ref)
+        broken = check_servable(manifest, forced=manifest.ref in forced)
+        note = f"  [red]FORCED: {'; '.join(broken)}[/red]" if broken else ""
         out.print(
             f"Serving   {manifest.ref} ({manifest.interface.task}, {manifest.size_bytes / 1e6:.1f} MB){note}",
             highlight=False,
         )
     if settings.auth:
-        live = [key for key in server.keys.all() if key.revoked_at is None]
+        keys = open_keys(settings)
+        live = [key for key in keys.all() if key.revoked_at is None]
         if live:
             known = ", ".join(f"{key.id}..." for key in live)
             _say(f"API keys  {known} (shown once; `tremplin keys create` makes another)")
         else:
-            _say(f"API key   {server.keys.create('first', is_operator=True)}  (shown once, keep it)")
+            _say(f"API key   {keys.create('first', is_operator=True)}  (shown once, keep it)")
     else:
         _say("API key   none is asked for (--no-auth)")
-    console = f"{address}/console/enter?ticket={server.ticket}"
+    console = f"{address}/console/enter?ticket={open_tickets(settings).issue()}"
     _say(f"Console   {console}  (opens once)")
     _say(f"Ready     {address}")
     if open_browser and sys.stdout.isatty() and has_display():

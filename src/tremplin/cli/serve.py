@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from tremplin.cli.options import Data, Documents, Force, Host, NoAuth, Port, Threads
+from tremplin.cli.options import (
+    Data,
+    Documents,
+    EngineProcess,
+    Force,
+    Host,
+    NoAuth,
+    Port,
+    Streams,
+    Threads,
+    Workers,
+)
 
 
 def serve(
@@ -19,6 +30,9 @@ def serve(
     port: Port = None,
     no_auth: NoAuth = False,
     threads: Threads = None,
+    streams: Streams = None,
+    workers: Workers = None,
+    engine_process: EngineProcess = False,
     documents: Documents = None,
     force: Force = None,
     save: Annotated[
@@ -30,6 +44,14 @@ def serve(
     from tremplin.config import read_settings
 
     settings = read_settings(
-        data=data, host=host, port=port, threads=threads, documents=documents, auth=False if no_auth else None
+        data=data,
+        host=host,
+        port=port,
+        threads=threads,
+        streams=streams,
+        workers=workers,
+        engine_process=engine_process or None,
+        documents=documents,
+        auth=False if no_auth else None,
     )
     run_server(settings, frozenset(force or ()), versions=versions or [], save=save)

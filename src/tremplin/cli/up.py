@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from tremplin.cli.options import Data, Documents, Force, Host, NoAuth, Port, Threads
+from tremplin.cli.options import (
+    Data,
+    Documents,
+    EngineProcess,
+    Force,
+    Host,
+    NoAuth,
+    Port,
+    Streams,
+    Threads,
+    Workers,
+)
 
 
 def up(
@@ -16,6 +27,9 @@ def up(
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the console.")] = False,
     no_auth: NoAuth = False,
     threads: Threads = None,
+    streams: Streams = None,
+    workers: Workers = None,
+    engine_process: EngineProcess = False,
     documents: Documents = None,
     force: Force = None,
 ) -> None:
@@ -24,6 +38,14 @@ def up(
     from tremplin.config import read_settings
 
     settings = read_settings(
-        data=data, host=host, port=port, threads=threads, documents=documents, auth=False if no_auth else None
+        data=data,
+        host=host,
+        port=port,
+        threads=threads,
+        streams=streams,
+        workers=workers,
+        engine_process=engine_process or None,
+        documents=documents,
+        auth=False if no_auth else None,
     )
     run_server(settings, frozenset(force or ()), bootstrap=True, open_browser=not no_browser)

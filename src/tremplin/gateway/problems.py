@@ -65,6 +65,7 @@ KINDS: dict[type[TremplinError], Kind] = {
     ),
     errors.EngineHung: Kind(500, "engine-hung", "The engine did not answer", "Backend", tei_status=424),
     errors.EngineCrashed: Kind(500, "engine-crashed", "The engine crashed", "Backend", tei_status=424),
+    errors.EngineNotRunning: Kind(503, "engine-not-running", "The engine is not running", "Unhealthy"),
     errors.EngineFailed: Kind(500, "engine-failed", "The engine failed", "Backend", tei_status=424),
     errors.NotServable: Kind(409, "not-servable", "The version misses its quality bound", "Backend"),
     errors.DamagedArtefact: Kind(500, "damaged-artefact", "A file of the version is damaged", "Backend"),

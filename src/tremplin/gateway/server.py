@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 import uvicorn
@@ -20,6 +22,7 @@ from tremplin.gateway.state import ServerState
 log = structlog.get_logger()
 
 GRACE_S = 60
+BACKLOG = 2048
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -29,7 +32,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(2048)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
@@ -42,31 +45,118 @@ def open_socket(host: str, port: int) -> socket.socket:
     return listener
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, with signals left to us: a stop begins by telling the load balancer, not by closing."""
+ProtocolFactory = Callable[[], asyncio.Protocol]
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], Awaitable[None]]) -> None:
+# Where connections come from: entered with what makes a protocol for each, and what to call when none will come.
+Connections = Callable[[ProtocolFactory, Callable[[], None]], AbstractAsyncContextManager[None]]
+
+
+def listening(listener: socket.socket) -> Connections:
+    """Connections that a listening socket accepts."""
+
+    @contextlib.asynccontextmanager
+    async def accepting(make_protocol: ProtocolFactory, stop: Callable[[], None]) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(make_protocol, sock=listener, backlog=BACKLOG)
+        try:
+            yield
+        finally:
+            server.close()
+
+    return accepting
+
+
+def handed_over(control: socket.socket) -> Connections:
+    """Connections that a parent has accepted: one byte on ``control`` with one descriptor each.
+
+    When standard input ends the parent is gone, and so must we.
+    """
+
+    @contextlib.asynccontextmanager
+    async def receiving(make_protocol: ProtocolFactory, stop: Callable[[], None]) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        adopting: set[asyncio.Task[object]] = set()
+        control.setblocking(False)
+
+        def receive() -> None:
+            try:
+                sent, descriptors, *_ = socket.recv_fds(control, 1, 1)
+            except BlockingIOError:
+                return
+            if not sent:
+                loop.remove_reader(control)
+                return
+            for descriptor in descriptors:
+                connection = socket.socket(fileno=descriptor)
+                connection.setblocking(False)
+                task = loop.create_task(loop.connect_accepted_socket(make_protocol, connection))
+                adopting.add(task)
+                task.add_done_callback(adopting.discard)
+
+        def parent_gone() -> None:
+            if not os.read(0, 64):
+                loop.remove_reader(0)
+                stop()
+
+        loop.add_reader(control, receive)
+        loop.add_reader(0, parent_gone)
+        try:
+            yield
+        finally:
+            loop.remove_reader(control)
+            loop.remove_reader(0)
+
+    return receiving
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with signals and sockets left to us: a stop begins by telling the load balancer, not by closing."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        connections: Connections,
+        stop: Callable[[], None],
+        on_started: Callable[[], Awaitable[None]],
+    ) -> None:
         super().__init__(config)
+        self._connections = connections
+        self._stop = stop
         self._on_started = on_started
+        self._open = contextlib.AsyncExitStack()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say so."""
-        await super().startup(sockets)
+        """Take connections, then say so."""
+        await super().startup([])
         try:
+            await self._open.enter_async_context(self._connections(self._make_protocol, self._stop))
             await self._on_started()
         except BaseException:
-            await self.shutdown(sockets)
+            await self.shutdown()
             raise
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections and drain those there are."""
+        await self._open.aclose()
+        await super().shutdown([])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to ``serve_app``."""
         yield
 
+    def _make_protocol(self) -> asyncio.Protocol:
+        return BoundedProtocol(
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            _loop=asyncio.get_running_loop(),
+        )
+
 
 async def serve_app(
     app: ASGIApp,
-    listener: socket.socket,
+    connections: Connections,
     state: ServerState,
     *,
     drain_delay_s: float,
@@ -85,7 +175,6 @@ async def serve_app(
         timeout_graceful_shutdown=GRACE_S,
         timeout_keep_alive=30,
     )
-    server = _Server(config, on_started)
     loop = asyncio.get_running_loop()
     stops: list[asyncio.Task[None]] = []
 
@@ -101,6 +190,7 @@ async def serve_app(
         else:
             stops.append(loop.create_task(drain()))
 
+    server = _Server(config, connections, stop, on_started)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    await server.serve(sockets=[listener])
+    await server.serve()

@@ -21,7 +21,7 @@ from tremplin.serve.call import ANYONE, Call, Priority
 from tremplin.serve.costs import CostModel
 from tremplin.serve.engine import SERVED_OUTPUT, Engine
 from tremplin.serve.queue import BatchQueue
-from tremplin.serve.supervisor import EngineSupervisor
+from tremplin.serve.supervisor import EngineSupervisor, TimeLimit
 from tremplin.serve.timing import Timings
 from tremplin.serve.tokenize import Encoded, TextTokenizer
 from tremplin.serve.work import Answer, BatchRecord, Tokens, Work
@@ -113,16 +113,16 @@ class Inferencer:
         admission: Admission,
         costs: CostModel,
         limits: BatchLimits,
+        time_limit: TimeLimit,
         *,
         streams: int = 1,
         cache: ResultCache | None = None,
         broken_bounds: tuple[str, ...] = (),
         on_batch: Callable[[Manifest, BatchRecord], None] = lambda manifest, record: None,
-        batch_timeout_s: float = 10.0,
     ) -> None:
         self.manifest = manifest
         self.tokenizer = tokenizer
-        self.engine = EngineSupervisor(make_engine, version=manifest.ref, min_limit_s=batch_timeout_s)
+        self.engine = EngineSupervisor(make_engine, version=manifest.ref)
         self.admission = admission
         self.costs = costs
         self.limits = limits
@@ -137,6 +137,7 @@ class Inferencer:
             self.engine,
             costs,
             limits,
+            time_limit,
             name=manifest.ref,
             streams=streams,
             on_batch=lambda record: on_batch(manifest, record),

@@ -22,12 +22,19 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from tremplin.errors import EngineFailed, EngineHung, EngineOutOfMemory, NotReady, TremplinError
+from tremplin.errors import (
+    EngineFailed,
+    EngineHung,
+    EngineNotRunning,
+    EngineOutOfMemory,
+    NotReady,
+    TremplinError,
+)
 from tremplin.serve.batch import BatchLimits, Release
 from tremplin.serve.costs import CostModel
 from tremplin.serve.engine import Engine, Outputs, pad
 from tremplin.serve.lanes import Lanes
-from tremplin.serve.supervisor import EngineSupervisor
+from tremplin.serve.supervisor import EngineSupervisor, TimeLimit
 from tremplin.serve.work import Batch, BatchRecord, Row, Work
 
 # A batch that failed is divided into so many parts: isolating one row of 64 takes two rounds.
@@ -35,7 +42,13 @@ PARTS = 8
 # A row that fails alone, and has failed before, is to blame itself.
 FAILURES = 2
 
+# A batch for which there was no engine is tried again so often, each time after a pause.
+TRIES = 20
+PAUSE_S = 0.1
+
 WATCH_EVERY_S = 0.2
+# An engine that keeps the time limit itself is left this long to say so: it knows better what to end.
+GRACE_S = 0.5
 PROBE_EVERY_S = 5.0
 
 log = structlog.get_logger()
@@ -57,6 +70,7 @@ class BatchQueue:
         engine: EngineSupervisor,
         costs: CostModel,
         limits: BatchLimits,
+        time_limit: TimeLimit,
         *,
         name: str,
         streams: int = 1,
@@ -66,6 +80,7 @@ class BatchQueue:
         self._costs = costs
         self._limits = limits
         self._max_tokens = limits.max_tokens
+        self._time_limit = time_limit
         self._name = name
         self._streams = streams
         self._on_batch = on_batch
@@ -169,14 +184,14 @@ class BatchQueue:
         """Run a batch and hand out what came of it; False when the watchdog has taken it from this thread."""
         batch.thread = threading.current_thread()
         batch.started = time.perf_counter()
-        batch.give_up_at = batch.started + self._engine.time_limit_s(batch.predicted_s * self._costs.drift)
+        batch.give_up_at = batch.started + self._time_limit(batch.tokens) + GRACE_S
         for row in batch.rows:
             row.work.started = row.work.started or batch.started
         with self._claiming:
             self._running.add(batch)
         error: TremplinError | None = None
         outputs: Outputs = {}
-        engine = self._engine.current
+        engine = self._engine.acquire()
         try:
             outputs = _checked(engine.run(batch.tokens), engine.outputs, batch.tokens.rows)
         except TremplinError as failure:
@@ -208,7 +223,10 @@ class BatchQueue:
             if isinstance(error, EngineOutOfMemory):
                 self._max_tokens = max(1, min(self._max_tokens, batch.tokens.input_ids.size) // 2)
             self._engine.failed(engine, error)
-            self._divide(batch.rows, error, finished)
+            if isinstance(error, EngineNotRunning):
+                self._put_back(batch.rows, error, finished)
+            else:
+                self._divide(batch.rows, error, finished)
         self._record(batch, engine.name, seconds, failed=error is not None)
 
     def _regain_memory(self) -> None:
@@ -216,14 +234,21 @@ class BatchQueue:
         if self._max_tokens < self._limits.max_tokens:
             self._max_tokens = min(self._limits.max_tokens, self._max_tokens + self._max_tokens // 100 + 1)
 
+    def _put_back(self, rows: list[Row], error: TremplinError, finished: float) -> None:
+        """Run a batch again that met no engine, without blame, until it has met none too often."""
+        time.sleep(PAUSE_S)
+        for row in rows:
+            row.tries += 1
+        _fail([row for row in rows if row.tries >= TRIES], error, finished)
+        self._failed_parts.append(rows)
+        self._inbox.put(_Wake())
+
     def _divide(self, rows: list[Row], error: TremplinError, finished: float) -> None:
-        """Run the parts of a batch that failed; a row that fails alone, not for the first time, fails its request."""
+        """Run the parts of a batch that failed; a row that fails alone, and failed before, fails its request."""
         for row in rows:
             row.failures += 1
         if len(rows) == 1 and rows[0].failures >= FAILURES:
-            work = rows[0].work
-            work.error, work.finished = error, finished
-            _hand_back([work])
+            _fail(rows, error, finished)
             return
         size = -(-len(rows) // PARTS)
         self._failed_parts.extend(rows[start : start + size] for start in range(0, len(rows), size))
@@ -302,6 +327,14 @@ def _answer(rows: list[Row], arrays: Sequence[NDArray[np.float32]], finished: fl
             work.finished = finished
             complete.append(work)
     _hand_back(complete)
+
+
+def _fail(rows: list[Row], error: TremplinError, finished: float) -> None:
+    """Fail the requests that the rows belong to, each once."""
+    works = {id(row.work): row.work for row in rows if row.work.error is None}
+    for work in works.values():
+        work.error, work.finished = error, finished
+    _hand_back(list(works.values()))
 
 
 def _hand_back(works: list[Work]) -> None:

@@ -12,31 +12,37 @@ from collections.abc import Callable
 import structlog
 
 from tremplin.errors import TremplinError
-from tremplin.serve.engine import Engine
+from tremplin.serve.costs import CostModel
+from tremplin.serve.engine import Engine, TokenBatch
 
 # So many failed batches in a row, and the engine itself is to blame.
 FAILURES_IN_A_ROW = 3
 
-# A batch is given up after this many times what it should take, and not before MIN_LIMIT_S: a machine that is busy
-# elsewhere can be ten times slower for a second.
+# A batch is given up after this many times what it should take, and not before a setting says: a machine that is
+# busy elsewhere can be ten times slower for a second.
 PATIENCE = 20.0
-MIN_LIMIT_S = 10.0
 
 log = structlog.get_logger()
+
+TimeLimit = Callable[[TokenBatch], float]
+"""How many seconds a batch may take before it is given up."""
+
+
+def time_limit(costs: CostModel, at_least_s: float) -> TimeLimit:
+    """Return the limit that follows from what batches cost."""
+    return lambda batch: max(at_least_s, PATIENCE * costs.batch_s(batch.rows, batch.width) * costs.drift)
 
 
 class EngineSupervisor:
     """Holds the engine of one version; called from the queue's threads."""
 
-    def __init__(self, make: Callable[[], Engine], *, version: str = "", min_limit_s: float = MIN_LIMIT_S) -> None:
+    def __init__(self, make: Callable[[], Engine], *, version: str = "") -> None:
         self._make = make
         self._version = version
-        self._min_limit_s = min_limit_s
         self._changing = threading.Lock()
         self._failures = 0
         self._is_healthy = False
         self.current = make()
-        """What runs the next batch."""
         self.restarts = 0
 
     @property
@@ -59,9 +65,10 @@ class EngineSupervisor:
         """Return whether batches can be expected to succeed."""
         return self._is_healthy and self.current.health()
 
-    def time_limit_s(self, predicted_s: float) -> float:
-        """Return how long a batch may take before it is given up."""
-        return max(self._min_limit_s, PATIENCE * predicted_s)
+    def acquire(self) -> Engine:
+        """Return what runs the next batch; waits while it is being replaced."""
+        with self._changing:
+            return self.current
 
     def succeeded(self, engine: Engine) -> None:
         """Take note of a batch that was run."""

@@ -83,6 +83,8 @@ class Row:
     """It must start before its lane has done this many seconds of work (``lanes.py``)."""
     failures: int = 0
     """Batches it was in that failed."""
+    tries: int = 0
+    """Batches it was in for which there was no engine."""
 
     @property
     def tokens(self) -> Tokens:

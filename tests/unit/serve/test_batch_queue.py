@@ -24,7 +24,7 @@ from tremplin.serve.batch import BatchLimits, Release
 from tremplin.serve.call import Priority
 from tremplin.serve.engine import Engine, Outputs, TokenBatch
 from tremplin.serve.queue import BatchQueue
-from tremplin.serve.supervisor import EngineSupervisor
+from tremplin.serve.supervisor import EngineSupervisor, time_limit
 from tremplin.serve.work import BatchRecord, Tokens, Work
 
 LIMITS = BatchLimits(max_tokens=200, max_rows=16)
@@ -44,9 +44,10 @@ def started() -> Iterator[Started]:
         **options: object,
     ) -> BatchQueue:
         make = (lambda: engine) if isinstance(engine, EchoEngine) else engine
-        supervisor = EngineSupervisor(make, min_limit_s=min_limit_s)
+        supervisor, model = EngineSupervisor(make), costs()
         supervisor.start()
-        queue = BatchQueue(supervisor, costs(), limits, name="test", **options)  # type: ignore[arg-type]
+        limit = time_limit(model, min_limit_s)
+        queue = BatchQueue(supervisor, model, limits, limit, name="test", **options)  # type: ignore[arg-type]
         queue.start()
         queues.append(queue)
         return queue

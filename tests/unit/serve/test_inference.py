@@ -23,6 +23,7 @@ from tremplin.serve.costs import CostModel
 from tremplin.serve.engine import Outputs, TokenBatch
 from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
 from tremplin.serve.infer import Inferencer
+from tremplin.serve.supervisor import time_limit
 from tremplin.serve.tokenize import TextTokenizer
 from tremplin.store.memory_cache import MemoryCache
 
@@ -69,6 +70,7 @@ def make(registry: Registry, tmp_path: Path) -> Iterator[Callable[..., Made]]:
             Admission(AdmissionLimits(), costs),
             costs,
             BatchLimits(),
+            time_limit(costs, 10.0),
             cache=cache or MemoryCache(1 << 20),
         )
         inferencer.start()

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tremplin.gateway.bodies import respond
 from tremplin.gateway.endpoint import Endpoint
 from tremplin.gateway.problems import Dialect
+from tremplin.gateway.siblings import Siblings
 from tremplin.gateway.state import ServerState
-from tremplin.monitor.batches import RecentBatches, VersionBatch
-from tremplin.monitor.metrics import CONTENT_TYPE, Metrics
+from tremplin.monitor.batches import KEPT
+from tremplin.monitor.merge import merge
+from tremplin.monitor.metrics import CONTENT_TYPE
 from tremplin.serve.services import Services
 
 
-def endpoints(
-    services: Services, metrics: Metrics, state: ServerState, batches: RecentBatches
-) -> tuple[Endpoint, ...]:
+def endpoints(services: Services, state: ServerState, siblings: Siblings) -> tuple[Endpoint, ...]:
     """Return the operational routes; those that orchestrators ask need no key."""
 
     async def livez(request: Request) -> Response:
@@ -38,10 +36,13 @@ def endpoints(
         return await readyz(request)
 
     async def exposition(request: Request) -> Response:
-        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+        reports = await siblings.reports()
+        return Response(merge([report.metrics for report in reports]), media_type=CONTENT_TYPE)
 
     async def debug_batches(request: Request) -> Response:
-        return respond({"batches": [_batch(one) for one in batches.newest()]})
+        found = [batch for report in await siblings.reports() for batch in report.batches]
+        found.sort(key=lambda batch: str(batch["at"]), reverse=True)
+        return respond({"batches": found[:KEPT]})
 
     return (
         Endpoint("GET", "/livez", Dialect.NATIVE, "Whether the process lives", livez, public=True),
@@ -50,25 +51,3 @@ def endpoints(
         Endpoint("GET", "/metrics", Dialect.NATIVE, "Prometheus metrics", exposition, public=True),
         Endpoint("GET", "/debug/batches", Dialect.NATIVE, "The last batches", debug_batches, operators=True),
     )
-
-
-def _batch(one: VersionBatch) -> dict[str, object]:
-    record = one.record
-    return {
-        "at": datetime.fromtimestamp(record.at, UTC).isoformat(timespec="milliseconds"),
-        "version": one.version,
-        "engine": record.engine,
-        "priority": record.priority,
-        "release": record.release,
-        "rows": record.rows,
-        "tokens": record.tokens,
-        "padding_share": round(record.padding_share, 4),
-        "waiting_rows": record.waiting,
-        "wait_ms": {
-            "shortest": round(record.shortest_wait_s * 1e3, 3),
-            "longest": round(record.longest_wait_s * 1e3, 3),
-        },
-        "compute_ms": round(record.seconds * 1e3, 3),
-        "predicted_ms": round(record.predicted_s * 1e3, 3),
-        "failed": record.failed,
-    }

@@ -180,3 +180,38 @@ def word_table(model: onnx.ModelProto) -> tuple[onnx.NodeProto, Weight] | None:
             if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2:
                 return node, numpy_helper.to_array(tensor)
     return None
+
+
+def cut_after(model: onnx.ModelProto, tensor: str, new_name: str, width: int) -> onnx.ModelProto:
+    """Return the part of a graph that follows a tensor, which becomes the input ``new_name``.
+
+    The tensor is float32 (batch, tokens, width). The new graph keeps the old one's outputs, and those of its inputs
+    that the part reads.
+    """
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    needed: set[str] = set()
+    waiting = [output.name for output in model.graph.output]
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            if name != tensor and name in made_by:
+                waiting.extend(made_by[name].input)
+    nodes = []
+    for node in model.graph.node:
+        if needed.intersection(node.output) and tensor not in node.output:
+            kept = onnx.NodeProto()
+            kept.CopyFrom(node)
+            kept.input[:] = [new_name if name == tensor else name for name in node.input]
+            nodes.append(kept)
+    hidden = helper.make_tensor_value_info(new_name, TensorProto.FLOAT, ["batch", "tokens", width])
+    graph = helper.make_graph(
+        nodes,
+        "tail",
+        [hidden, *(value for value in model.graph.input if value.name in needed)],
+        list(model.graph.output),
+        [constant for constant in model.graph.initializer if constant.name in needed],
+    )
+    cut = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    onnx.checker.check_model(cut)
+    return cut

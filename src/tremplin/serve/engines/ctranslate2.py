@@ -20,7 +20,7 @@ from tremplin.machine import read_machine
 from tremplin.registry.files import sha256_of
 from tremplin.serve.engine import Outputs, TokenBatch, pad
 from tremplin.serve.engines import failures
-from tremplin.serve.engines.feeds import feeds_of
+from tremplin.serve.engines.feeds import check_ids, feeds_of
 from tremplin.serve.engines.onnx_runtime import open_session
 from tremplin.serve.engines.overflow import products_overflow
 
@@ -143,7 +143,7 @@ class Ctranslate2Engine:
         """Return every output of the graph for a batch; its mask must be padded on the right, as ``pad`` does."""
         if self._encoder is None or self._tail is None or self._prepared is None:
             raise failures.not_loaded()
-        self._check_ids(batch, self._prepared.vocab_size)
+        check_ids(RUNTIME, batch, self._prepared.vocab_size)  # CTranslate2 would read another part of the memory
         try:
             hidden = self._hidden_states(batch, has_token_types=self._prepared.has_token_types)
             arrays = self._tail.run(self.outputs, self._tail_feeds(batch, hidden))
@@ -174,14 +174,6 @@ class Ctranslate2Engine:
         """Return the tail's inputs. The array is a view of CTranslate2's memory, which lives as long as ``hidden``."""
         feeds: dict[str, Any] = {**feeds_of(batch, self.inputs), HIDDEN_STATES: np.asarray(hidden)}
         return {name: feeds[name] for name in self._tail_inputs}
-
-    @staticmethod
-    def _check_ids(batch: TokenBatch, rows: int) -> None:
-        """CTranslate2 does not check ids: it would read another part of the memory."""
-        if batch.input_ids.min() < 0 or batch.input_ids.max() >= rows:
-            raise EngineFailed(
-                f"{RUNTIME} could not run a batch: a token id is outside of the vocabulary of {rows}."
-            )
 
 
 def _import() -> ModuleType:

@@ -24,7 +24,7 @@ def cannot_open(runtime: str, error: Exception, hidden: Path) -> EngineFailed:
         return EngineOutOfMemory(
             f"{runtime} has not enough memory to open the version. Free memory, or serve a smaller version."
         )
-    said = first_line(error).replace(str(hidden), "the file").rstrip(".")
+    said = what_it_said(error).replace(str(hidden), "the file").rstrip(".")
     return EngineFailed(
         f"{runtime} cannot open the graph: {said}. "
         "The file is damaged or not one this engine reads; publish the version again."
@@ -37,7 +37,7 @@ def cannot_run(runtime: str, error: Exception, rows: int, width: int) -> EngineF
         return EngineOutOfMemory(
             f"{runtime} ran out of memory on a batch of {rows} x {width} tokens; a smaller batch may fit."
         )
-    return EngineFailed(f"{runtime} could not run a batch: {first_line(error)}")
+    return EngineFailed(f"{runtime} could not run a batch: {what_it_said(error)}")
 
 
 def not_loaded() -> EngineFailed:
@@ -51,8 +51,9 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(sign in said for sign in OUT_OF_MEMORY)
 
 
-def first_line(error: Exception) -> str:
-    """Return what the runtime said, without its codes and the stack it may append."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
+def what_it_said(error: Exception) -> str:
+    """Return the reason a runtime gave, without its codes, the places of its source and the stack."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # OpenVINO begins with the places of its source it went through and ends with the reason.
+    text = lines[-1] if lines[0].startswith(("Exception from ", "Check '")) else lines[0]
     return text.split(" : ", 3)[-1][:LONGEST].rstrip(".")

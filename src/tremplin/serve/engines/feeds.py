@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tremplin.errors import EngineFailed
 from tremplin.serve.engine import TokenBatch
 
 
@@ -17,3 +18,11 @@ def feeds_of(batch: TokenBatch, inputs: Sequence[str]) -> dict[str, NDArray[np.i
         types = batch.token_type_ids
         feeds["token_type_ids"] = np.zeros_like(batch.input_ids) if types is None else types
     return feeds
+
+
+def check_ids(runtime: str, batch: TokenBatch, vocab_size: int) -> None:
+    """Raise EngineFailed for a token id that the word table has no row for, where a runtime does not check it."""
+    if batch.input_ids.min() < 0 or batch.input_ids.max() >= vocab_size:
+        raise EngineFailed(
+            f"{runtime} could not run a batch: a token id is outside of the vocabulary of {vocab_size}."
+        )

@@ -15,7 +15,7 @@ from tremplin.errors import EngineFailed, MissingExtra
 from tremplin.machine import read_machine
 from tremplin.serve.engine import Outputs, TokenBatch, pad
 from tremplin.serve.engines import failures
-from tremplin.serve.engines.feeds import feeds_of
+from tremplin.serve.engines.feeds import check_ids, feeds_of
 from tremplin.serve.engines.overflow import products_overflow
 
 RUNTIME = "OpenVINO"
@@ -53,9 +53,8 @@ class OpenVinoEngine:
     def load(self) -> None:
         """Compile the graph; raises EngineFailed when the file is truncated, corrupted or not a graph."""
         try:
-            core = self._openvino.Core()
-            graph = core.read_model(str(self._model))
-            compiled = core.compile_model(graph, "CPU", self._options())
+            graph = self._read()
+            compiled = self._openvino.Core().compile_model(graph, "CPU", self._options())
             requests = [compiled.create_infer_request() for _ in range(self._streams)]
         except Exception as error:  # the binding raises RuntimeError for everything
             raise failures.cannot_open(RUNTIME, error, self._model) from None
@@ -76,7 +75,8 @@ class OpenVinoEngine:
         """Return every output of the graph for a batch."""
         if self._requests is None:
             raise failures.not_loaded()
-        self._check_ids(batch)
+        if self._vocabulary is not None:
+            check_ids(RUNTIME, batch, self._vocabulary)  # OpenVINO would take zeros for what a table does not have
         request = self._requests.get()
         try:
             request.infer(feeds_of(batch, self.inputs), share_inputs=True)
@@ -97,6 +97,14 @@ class OpenVinoEngine:
         """Drop the compiled graph and its memory."""
         self._requests = None
 
+    def _read(self) -> Any:
+        # By its name: `read_model` offers what it does not know to every front end, and TensorFlow's writes to stderr.
+        front_end = self._openvino.frontend.FrontEndManager().load_by_framework("onnx")
+        graph = front_end.convert(front_end.load(str(self._model)))
+        if not graph.outputs:  # of an empty file
+            raise EngineFailed("it has no output")
+        return graph
+
     def _options(self) -> Mapping[str, object]:
         options = {
             "NUM_STREAMS": self._streams,
@@ -111,14 +119,6 @@ class OpenVinoEngine:
         if products_overflow(read_machine()):
             options["LP_TRANSFORMS_MODE"] = "NO"
         return options
-
-    def _check_ids(self, batch: TokenBatch) -> None:
-        """OpenVINO answers a row that a table does not have with zeros; that must not pass for an answer."""
-        ids, rows = batch.input_ids, self._vocabulary
-        if rows is not None and (ids.min() < 0 or ids.max() >= rows):
-            raise EngineFailed(
-                f"{RUNTIME} could not run a batch: a token id is outside of the vocabulary of {rows}."
-            )
 
 
 def _import_without_telemetry() -> ModuleType:
