@@ -52,10 +52,10 @@ def write_tokenizer(path: Path, *, extra_words: Sequence[str] = (), pairs: bool 
     return path
 
 
-def write_encoder(path: Path) -> Path:
-    """Write a graph that averages the tokens' vectors and gives the average unit length."""
+def write_encoder(path: Path, *, seed: int = 0) -> Path:
+    """Write a graph that averages the tokens' vectors, made from ``seed``, and gives the average unit length."""
     nodes = [*_pooling(), helper.make_node("LpNormalization", ["pooled"], ["embedding"], axis=1, p=2)]
-    return _write(path, nodes, "embedding", DIM)
+    return _write(path, nodes, "embedding", DIM, seed)
 
 
 def write_classifier(path: Path) -> Path:
@@ -133,8 +133,8 @@ def _pooling() -> list[onnx.NodeProto]:
     ]
 
 
-def _write(path: Path, nodes: list[onnx.NodeProto], output: str, width: int) -> Path:
-    generator = np.random.default_rng(0)
+def _write(path: Path, nodes: list[onnx.NodeProto], output: str, width: int, seed: int = 0) -> Path:
+    generator = np.random.default_rng(seed)
     table = generator.normal(size=(len(VOCABULARY), DIM)).astype(np.float32)
     weights = generator.normal(size=(DIM, len(LABELS))).astype(np.float32)
     constants = {"table": table, "last": np.array([2]), "tokens_axis": np.array([1])}

@@ -19,7 +19,7 @@ from tremplin.console.router import console_routes
 from tremplin.console.view import ConsoleView, LiveVersion
 from tremplin.errors import BadInput, StartFailed
 from tremplin.gateway.app import build_app
-from tremplin.gateway.routes import native, openai, operations, tei, v2
+from tremplin.gateway.routes import cohere, native, openai, operations, tei, v2
 from tremplin.gateway.siblings import Report, Siblings
 from tremplin.gateway.state import ServerState
 from tremplin.machine import Machine, read_machine
@@ -210,6 +210,7 @@ def build_server(
     )
     endpoints = (
         *openai.endpoints(services, metrics),
+        *cohere.endpoints(services, metrics),
         *tei.endpoints(services, metrics),
         *native.endpoints(services, metrics),
         *v2.endpoints(services, metrics, state, deployment, registry),

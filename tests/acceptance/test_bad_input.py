@@ -439,12 +439,19 @@ def test_headers_without_end(client: httpx.Client, live_server: LiveServer, huge
         b"GET /\xff\xfe HTTP/1.1\r\nHost: a\r\n\r\n",
         b"POST /embed HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
         b"POST /embed HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n",
-        b"POST /embed HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        b"POST /embed HTTP/1.1\r\nHost: a\r\nX-API-Key: KEY\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        b"POST /console HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
     ],
 )
 def test_what_is_not_http(client: httpx.Client, live_server: LiveServer, garbage: bytes) -> None:
-    status, problem = problem_in(exchange(live_server, garbage))
+    status, problem = problem_in(exchange(live_server, garbage.replace(b"KEY", live_server.api_key.encode())))
     assert (status, problem["status"]) == (400, 400)
+
+
+def test_what_was_answered_is_not_answered_again(live_server: LiveServer) -> None:
+    """Without a key the answer is there before the body; that the body is no HTTP changes nothing."""
+    garbage = b"POST /embed HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n"
+    assert re.findall(rb"HTTP/1.1 (\d+)", exchange(live_server, garbage)) == [b"401"]
 
 
 def test_a_caller_who_leaves_while_sending_is_nobodys_fault(client: httpx.Client, live_server: LiveServer) -> None:

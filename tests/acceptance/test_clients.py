@@ -235,7 +235,10 @@ def test_triton_client_asks_how_the_server_is(triton_client: Any, live_server: L
     assert triton_client.is_model_ready("minilm", headers=headers)
     assert triton_client.is_model_ready("minilm", "2-int8", headers=headers)
     assert not triton_client.is_model_ready("nope", headers=headers)
-    assert triton_client.get_server_metadata(headers=headers)["extensions"] == ["binary_tensor_data"]
+    assert triton_client.get_server_metadata(headers=headers)["extensions"] == [
+        "binary_tensor_data",
+        "model_repository",
+    ]
     metadata = triton_client.get_model_metadata("minilm", headers=headers)
     assert metadata["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
     assert metadata["outputs"] == [{"name": "embedding", "datatype": "FP32", "shape": [-1, 384]}]

@@ -285,7 +285,7 @@ def test_bench_as_json_measures_and_keeps(data: str) -> None:
     assert found["machine"]["cores"] >= 1
     assert all(row["low"] <= row["texts_per_s"] <= row["high"] for row in found["throughput"])
     after = list(Path(data).glob("registry/models/minilm/2-int8/speed/*"))
-    assert {path.name for path in after} >= {path.name for path in before} | {f"{_machine()}-1t.json"}
+    assert {path.name for path in after} >= {path.name for path in before} | {f"{_machine()}-onnxruntime-1t.json"}
 
 
 def test_keys_as_json(tmp_path: Path) -> None:

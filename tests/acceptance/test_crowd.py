@@ -65,7 +65,9 @@ async def test_a_full_server_says_so_at_once_and_recovers(server_on: Callable[..
     server = server_on("--threads", "1", TREMPLIN_MAX_QUEUE_TOKENS="600")
     long = "a long text about an order that never came " * 20
     async with httpx.AsyncClient(base_url=server.base_url, headers=server.headers, timeout=PATIENCE_S) as client:
-        answers = await asyncio.gather(*(client.post("/v1/embeddings", json={"input": long}) for _ in range(60)))
+        answers = await asyncio.gather(
+            *(client.post("/v1/embeddings", json={"input": f"{i} {long}"}) for i in range(60))
+        )
         statuses = [answer.status_code for answer in answers]
         assert set(statuses) == {200, 429}
         for answer in answers:

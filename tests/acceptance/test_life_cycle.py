@@ -43,7 +43,7 @@ def eventually(holds: Callable[[], bool]) -> bool:
 def test_start_says_what_a_person_needs(live_server: LiveServer) -> None:
     text = "".join(live_server.output)
     assert re.search(
-        r"^Machine +.+\d+ cores \(from (affinity|cgroup quota)\), \d+ threads per engine$", text, re.M
+        r"^Machine +.+\d+ cores \(from (affinity|cgroup quota)\), workers 1, streams 1, threads \d+$", text, re.M
     )
     assert re.search(r"^Serving +minilm@2-int8 \(embedding, [\d.]+ MB\)$", text, re.M)
     assert re.search(r"^Serving +support-desk@1-int8 \(classification, [\d.]+ MB\)$", text, re.M)

@@ -18,13 +18,20 @@ import pytest
 from numpy.typing import NDArray
 
 from tremplin.optimize.texts import bundled_texts
-from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
+from tremplin.registry.manifest import TOKENIZER_FILE, Manifest
+from tremplin.registry.passport import BatchCosts
 from tremplin.registry.store import Registry
 from tremplin.serve.admit import Admission, AdmissionLimits
 from tremplin.serve.batch import BatchLimits
-from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
+from tremplin.serve.call import Call
+from tremplin.serve.costs import CostModel
+from tremplin.serve.engines.catalogue import engine_of
 from tremplin.serve.infer import Inferencer
+from tremplin.serve.supervisor import time_limit
 from tremplin.serve.tokenize import TextTokenizer
+
+# Each row is computed, however often its text was asked.
+ALONE = Call(use_cache=False)
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +41,15 @@ def published(published_data: Path) -> Registry:
 
 @asynccontextmanager
 async def serving(registry: Registry, manifest: Manifest, limits: BatchLimits) -> AsyncIterator[Inferencer]:
+    costs = CostModel(BatchCosts(8e-4, 0.0, 1e-4, 0.0))
     inferencer = Inferencer(
         manifest,
         TextTokenizer(registry.path(manifest, TOKENIZER_FILE), manifest.interface),
-        OnnxRuntimeEngine(registry.path(manifest, MODEL_FILE), threads=2),
-        Admission(AdmissionLimits(), tokens_per_s=1e6),
+        engine_of(registry, manifest, threads=2).make,
+        Admission(AdmissionLimits(), costs),
+        costs,
         limits,
+        time_limit(costs, 60.0),
     )
     inferencer.start()
     try:
@@ -62,9 +72,9 @@ async def test_a_text_alone_and_among_others(published: Registry, ref: str, outp
     manifest = published.resolve(ref)
     texts = texts_of_all_lengths(48)
     async with serving(published, manifest, BatchLimits(max_tokens=1024, max_rows=32)) as inferencer:
-        alone = np.stack([(await inferencer.infer([text])).stacked(output)[0] for text in texts])
-        together = (await inferencer.infer(texts)).stacked(output)
-        scattered = await asyncio.gather(*(inferencer.infer([text]) for text in texts))
+        alone = np.stack([(await inferencer.infer([text], ALONE)).stacked(output)[0] for text in texts])
+        together = (await inferencer.infer(texts, ALONE)).stacked(output)
+        scattered = await asyncio.gather(*(inferencer.infer([text], ALONE) for text in texts))
     among = np.stack([inference.stacked(output)[0] for inference in scattered])
     tolerance = 1e-5 if manifest.precision == "fp32" else _promised(published)
     assert np.abs(together - alone).max() <= tolerance

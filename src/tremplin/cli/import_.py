@@ -15,8 +15,15 @@ def import_(
     name: Annotated[str | None, typer.Option(help="Name of the model.", show_default="from the source")] = None,
     task: Annotated[
         str | None,
-        typer.Option(help="embedding, classification, token-classification or question-answering."),
+        typer.Option(
+            help="embedding, sparse-embedding, classification, reranking, token-classification or "
+            "question-answering.",
+            show_default="from the source",
+        ),
     ] = None,
+    token_embeddings: Annotated[
+        bool, typer.Option("--token-embeddings", help="Give a vector for each token as well.")
+    ] = False,
     revision: Annotated[str | None, typer.Option(help="Commit of the Hub repository.")] = None,
     threads: Threads = None,
     data: Data = None,
@@ -41,8 +48,8 @@ def import_(
 
     def read(folder: Path) -> ImportedModel:
         if source == "bundled":
-            return import_bundled(folder)
-        return import_model(source, folder, task=wanted, revision=revision)
+            return import_bundled(folder, token_embeddings=token_embeddings)
+        return import_model(source, folder, task=wanted, revision=revision, token_embeddings=token_embeddings)
 
     with progress_bar("Import", quiet=json) as progress:
         manifest = import_and_publish(

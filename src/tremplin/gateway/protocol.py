@@ -234,9 +234,13 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, detail: str, kind: Kind) -> None:
         self._is_refused = True
-        if self.cycle is not None and not self.cycle.response_complete:  # its body was the part refused
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        cycle = self.cycle
+        if isinstance(cycle, HotCycle) and cycle.response_complete and cycle.more_body:
+            self.close_politely(has_read_all=False)  # refused before its body was read: that was the answer
+            return
+        if cycle is not None and not cycle.response_complete:  # its body was the part refused
+            cycle.disconnected = True
+            cycle.message_event.set()
         request_id = secrets.token_hex(8)
         response = problem_response(BadInput(detail), dialect=Dialect.OPENAI, request_id=request_id, kind=kind)
         headers = [*response.raw_headers, (b"x-request-id", request_id.encode()), (b"connection", b"close")]

@@ -35,7 +35,16 @@ class TokenBatch:
 
 
 # The output that answers a task. Graphs of other tasks are imported and proven; no service answers with them yet.
-SERVED_OUTPUT = {Task.EMBEDDING: "embedding", Task.CLASSIFICATION: "probabilities"}
+SERVED_OUTPUT = {
+    Task.EMBEDDING: "embedding",
+    Task.SPARSE_EMBEDDING: "sparse_embedding",
+    Task.CLASSIFICATION: "probabilities",
+    Task.RERANKING: "scores",
+}
+
+# Further outputs that a service can answer with: one row for each token, padded to the batch's width.
+TOKEN_EMBEDDINGS = "token_embeddings"  # noqa: S105 (an output, not a secret)
+TOKEN_OUTPUTS = frozenset({TOKEN_EMBEDDINGS})
 
 # One array per output of the graph; the first axis is the row.
 Outputs = Mapping[str, NDArray[np.float32]]

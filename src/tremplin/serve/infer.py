@@ -19,7 +19,7 @@ from tremplin.serve.batch import BatchLimits
 from tremplin.serve.cache import CachedRow, CacheKeys, NoCache, ResultCache
 from tremplin.serve.call import ANYONE, Call, Priority
 from tremplin.serve.costs import CostModel
-from tremplin.serve.engine import SERVED_OUTPUT, Engine
+from tremplin.serve.engine import SERVED_OUTPUT, TOKEN_OUTPUTS, Engine
 from tremplin.serve.queue import BatchQueue
 from tremplin.serve.supervisor import EngineSupervisor, TimeLimit
 from tremplin.serve.timing import Timings
@@ -41,7 +41,7 @@ class Inference:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each row; what an output holds beyond them is padding."""
+        """Tokens of each row; an output per token has as many rows."""
         return [row.tokens for row in self.rows]
 
     @property
@@ -127,6 +127,7 @@ class Inferencer:
         self.costs = costs
         self.limits = limits
         self.broken_bounds = broken_bounds
+        self._has_token_outputs = False
         self._users = 0
         self._unused = asyncio.Event()
         self._cache: ResultCache = cache or NoCache()
@@ -156,6 +157,7 @@ class Inferencer:
                 f"{self.manifest.ref} does {task} and answers {', '.join(self.engine.current.outputs)}; "
                 f"services exist for {served}."
             )
+        self._has_token_outputs = not TOKEN_OUTPUTS.isdisjoint(self.engine.current.outputs)
         self._queue.start()
 
     def stop(self) -> None:
@@ -199,15 +201,20 @@ class Inferencer:
         inference = await self._infer(self.keys.of_pairs(call.tenant, pairs), encode, call)
         return self._checked(inference, range(len(pairs)), truncate)
 
-    async def infer_ids(self, rows: Sequence[Sequence[int]], call: Call = ANYONE) -> Inference:
-        """Return the outputs for rows of token ids the caller made himself."""
+    async def infer_ids(
+        self, rows: Sequence[Sequence[int]], call: Call = ANYONE, *, types: Sequence[Sequence[int]] | None = None
+    ) -> Inference:
+        """Return the outputs for rows of token ids the caller made himself, and perhaps their token types."""
         self.admission.check_rows(len(rows))
         checked = self.tokenizer.check_ids(rows)
 
         async def encode(numbers: Sequence[int]) -> Encoded:
-            return Encoded([Tokens(checked[number]) for number in numbers], [False] * len(numbers))
+            found = [Tokens(checked[number], types[number] if types else None) for number in numbers]
+            return Encoded(found, [False] * len(numbers))
 
-        return await self._infer(self.keys.of_ids(call.tenant, checked), encode, call)
+        # No token id is negative, so a -1 keeps rows with types apart from longer rows without.
+        read = [[*ids, -1, *of_row] for ids, of_row in zip(checked, types, strict=True)] if types else checked
+        return await self._infer(self.keys.of_ids(call.tenant, read), encode, call)
 
     def _checked(self, rows: HasTruncated, numbers: Sequence[int], truncate: bool) -> HasTruncated:
         """Return what was encoded or answered; refuses what was cut for a caller who does not allow it."""
@@ -306,7 +313,7 @@ class Inferencer:
         self._count_out(flight)
         flight.tell()
         if flight.work.error is None and flight.keys and not isinstance(self._cache, NoCache):
-            rows = [(key, _own_memory(_row(flight, index))) for index, key in enumerate(flight.keys)]
+            rows = [(key, _own_memory(self._row(flight, index))) for index, key in enumerate(flight.keys)]
             writing = asyncio.ensure_future(self._cache.put(rows))
             self._writing.add(writing)
             writing.add_done_callback(self._writing.discard)
@@ -328,10 +335,10 @@ class Inferencer:
         own: Flight | None,
         tokenize_s: float,
     ) -> Inference:
-        computed: dict[bytes, CachedRow] = {key: _row(*joined[key]) for key in joined}
+        computed: dict[bytes, CachedRow] = {key: self._row(*joined[key]) for key in joined}
         if own is not None:
             mine = [key for key in missing if key not in joined]
-            computed |= {key: _row(own, index) for index, key in enumerate(mine)}
+            computed |= {key: self._row(own, index) for index, key in enumerate(mine)}
         rows = [row if row is not None else computed[key] for key, row in zip(keys, found, strict=True)]
         flights = [own] if own is not None else [flight for flight, _ in joined.values()]
         work = max((flight.work for flight in flights), key=lambda work: work.finished)
@@ -344,10 +351,16 @@ class Inferencer:
         )
         return Inference(self.engine.current.outputs, rows, timings)
 
-
-def _row(flight: Flight, index: int) -> CachedRow:
-    work = flight.work
-    return CachedRow(work.answers[index], len(work.rows[index]), flight.is_truncated[index])
+    def _row(self, flight: Flight, index: int) -> CachedRow:
+        """Return what one row was answered, without the padding its batch gave it."""
+        answer, tokens = flight.work.answers[index], len(flight.work.rows[index])
+        if self._has_token_outputs:
+            names = self.engine.current.outputs
+            answer = tuple(
+                array[:tokens] if name in TOKEN_OUTPUTS else array
+                for name, array in zip(names, answer, strict=True)
+            )
+        return CachedRow(answer, tokens, flight.is_truncated[index])
 
 
 def _timings(rows: Sequence[CachedRow], *, cached: int, **phases: float) -> Timings:

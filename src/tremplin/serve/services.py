@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tremplin.errors import BadInput, EmptyText, TooManyInputs, UnknownName, UnknownService
 from tremplin.registry.task import Task
 from tremplin.serve.call import ANYONE, Call
 from tremplin.serve.documents import DocumentIndex
+from tremplin.serve.engine import TOKEN_EMBEDDINGS
 from tremplin.serve.fleet import Fleet
 from tremplin.serve.infer import Inferencer
 from tremplin.serve.timing import Timings
@@ -20,7 +22,9 @@ from tremplin.tasks import explain, search, similarity, zero_shot
 from tremplin.tasks.classify import Classification, classification
 from tremplin.tasks.embed import Vectors, shorten
 from tremplin.tasks.explain import Explanation
+from tremplin.tasks.rerank import Ranked, ranking
 from tremplin.tasks.search import Document, Hit
+from tremplin.tasks.sparse import SparseVector, sparse_vector
 from tremplin.tasks.zero_shot import CandidateLabel
 
 Value_co = TypeVar("Value_co", covariant=True)
@@ -85,6 +89,28 @@ class Services:
             shorten(inference.stacked("embedding"), dimensions), inferencer.manifest.ref, inference.timings
         )
 
+    async def embed_tokens(
+        self, texts: Sequence[str], *, truncate: bool = True, call: Call = ANYONE
+    ) -> Answered[list[NDArray[np.float32]]]:
+        """Return one vector per token, special tokens included: for each text (tokens, hidden) float32."""
+        inferencer = self._token_embedder()
+        inference = await inferencer.infer(texts, call, truncate=truncate)
+        return Answered(inference.output(TOKEN_EMBEDDINGS), inferencer.manifest.ref, inference.timings)
+
+    async def embed_sparse(
+        self, texts: Sequence[str], *, truncate: bool = True, call: Call = ANYONE
+    ) -> Answered[list[SparseVector]]:
+        """Return for each text the entries of the vocabulary that have a weight."""
+        self._check_served(
+            Task.SPARSE_EMBEDDING,
+            "No served model gives sparse embeddings.",
+            "Import one with SPLADE pooling: `tremplin import SOURCE --task sparse-embedding`.",
+        )
+        inferencer = self.fleet.find(None, Task.SPARSE_EMBEDDING)
+        inference = await inferencer.infer(texts, call, truncate=truncate)
+        vectors = [sparse_vector(row) for row in inference.output("sparse_embedding")]
+        return Answered(vectors, inferencer.manifest.ref, inference.timings)
+
     async def similarity(
         self,
         source: str,
@@ -125,6 +151,38 @@ class Services:
         ]
         return Answered(results, inferencer.manifest.ref, inference.timings)
 
+    async def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        model: str | None = None,
+        top_n: int | None = None,
+        raw_scores: bool = False,
+        truncate: bool = True,
+        call: Call = ANYONE,
+    ) -> Answered[list[Ranked]]:
+        """Return the documents that answer the query best, best first, each read together with the query.
+
+        Scores are in [0, 1], or the cross-encoder's own when they are asked for raw. A query and a document that
+        do not both fit are cut, the longer one first.
+        """
+        if not documents:
+            raise EmptyText("There is no document to rank; send at least one.")
+        self._check_served(
+            Task.RERANKING,
+            "No served model is a re-ranker (a cross-encoder).",
+            "Import one with `tremplin import SOURCE` and serve it.",
+        )
+        inferencer = self.fleet.find(model, Task.RERANKING)
+        inferencer.admission.check_rows(len(documents))
+        _check_query(inferencer, query)
+        inferencer.tokenizer.check_texts(documents)
+        pairs = [(query, document) for document in documents]
+        inference = await inferencer.infer_pairs(pairs, call, truncate=truncate)
+        ranked = ranking(inference.stacked("scores")[:, 0], raw_scores=raw_scores, top_n=top_n)
+        return Answered(ranked, inferencer.manifest.ref, inference.timings)
+
     async def zero_shot(
         self, text: str, labels: Sequence[CandidateLabel], *, model: str | None = None, call: Call = ANYONE
     ) -> Answered[Classification]:
@@ -160,3 +218,32 @@ class Services:
 
     def _classifier(self, model: str | None) -> Inferencer:
         return self.fleet.find(model, Task.CLASSIFICATION)
+
+    def _token_embedder(self) -> Inferencer:
+        """Return the default encoder when its graph gives token embeddings, else the first version whose does."""
+        default = self.fleet.defaults.get(Task.EMBEDDING)
+        for inferencer in (default, *self.fleet.inferencers):
+            if inferencer is not None and TOKEN_EMBEDDINGS in inferencer.engine.current.outputs:
+                return inferencer
+        raise UnknownService(
+            "No served model gives token embeddings. Import an embedding model again, with "
+            f"`tremplin import SOURCE --token-embeddings`, and serve that version. {self._served()}"
+        )
+
+    def _check_served(self, task: Task, what: str, remedy: str) -> None:
+        """Raise UnknownService when no loaded version does a task, with what is served and what to do."""
+        if all(inferencer.manifest.interface.task is not task for inferencer in self.fleet.inferencers):
+            raise UnknownService(f"{what} {remedy} {self._served()}")
+
+    def _served(self) -> str:
+        names = [f"{found.manifest.model} ({found.manifest.interface.task})" for found in self.fleet.inferencers]
+        return f"Served: {', '.join(names)}." if names else "Nothing is served."
+
+
+def _check_query(inferencer: Inferencer, query: str) -> None:
+    """Raise what is wrong with a query, under its own name: it is no row of the request."""
+    try:
+        inferencer.tokenizer.check_texts([query])
+    except BadInput as error:
+        what = str(error).removeprefix("Text 0")
+        raise type(error)(f"The query{what}", pointer="/query") from None

@@ -13,7 +13,7 @@ import numpy as np
 from tremplin.console.view import ConsoleView, LiveVersion, State
 from tremplin.machine import Machine
 from tremplin.registry.manifest import Interface, Manifest, Origin
-from tremplin.registry.passport import Bound, Metric, Quality, Speed, Throughput
+from tremplin.registry.passport import BatchCosts, Bound, CostError, Metric, Quality, Speed, Throughput
 from tremplin.registry.store import Registry
 from tremplin.registry.task import Task
 from tremplin.serve.services import Answered, Services
@@ -274,6 +274,7 @@ def speed(p50_ms: float, size_bytes: int) -> Speed:
             Throughput(rows, tokens, rate, rate * 0.97, rate * 1.02)
             for (rows, tokens), rate in zip(shapes, rates, strict=True)
         ),
+        costs=BatchCosts(0.1e-3 * p50_ms, 0.0, 0.05e-3 * p50_ms, 0.0, (), CostError(0.04, 0.11, 9)),
         software=SOFTWARE,
     )
 

@@ -11,6 +11,7 @@ from tremplin.optimize.optimiser import Candidate, choose
 from tremplin.optimize.passes.graph import PassResult
 from tremplin.optimize.quality import classification_metrics, embedding_metrics, read_bound
 from tremplin.registry.passport import (
+    BatchCosts,
     Bound,
     Metric,
     Quality,
@@ -129,7 +130,9 @@ MACHINE = Machine("cpu", "x86_64", 2, "affinity", 1, (), "Linux")
 
 
 def candidate(scheme: str, rate: float, low: float) -> Candidate:
-    speed = Speed(MACHINE, "ort", 1, "", 3, 1.0, 1, 1.0, 2.0, 16, 10, (Throughput(1, 16, rate, rate, rate),))
+    measured = (Throughput(1, 16, rate, rate, rate),)
+    costs = BatchCosts(0.0, 1 / rate, 1e-9, 0.0)
+    speed = Speed(MACHINE, "ort", 1, "", 3, 1.0, 1, 1.0, 2.0, 16, 10, measured, costs)
     from pathlib import Path
 
     return Candidate(scheme, PassResult(scheme, 1), Path(scheme), quality(low, Bound("cosine_mean", 0.9)), speed)

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 
 from tremplin.registry.manifest import MODEL_FILE, Manifest
 from tremplin.registry.store import Registry
@@ -32,7 +33,7 @@ class EngineSpec:
     streams: int = 1
     """Batches computed at the same time."""
     narrow_weights: bool = False
-    """The weights have seven bits, and no product of theirs overflows on any CPU."""
+    """No product of the weights overflows on any CPU (``Manifest.narrow_weights``)."""
     prepared: str = ""
     """Folder of what the engine reads instead of the graph, made beforehand; CTranslate2 only."""
 
@@ -52,15 +53,32 @@ def installed() -> list[EngineName]:
 
 def engine_of(registry: Registry, manifest: Manifest, *, threads: int) -> EngineSpec:
     """Return what runs a version everywhere: ONNX Runtime over its own graph, whose digest is checked."""
-    return EngineSpec(EngineName.ONNX_RUNTIME, str(registry.path(manifest, MODEL_FILE)), threads)
+    graph = str(registry.path(manifest, MODEL_FILE))
+    return EngineSpec(EngineName.ONNX_RUNTIME, graph, threads, narrow_weights=manifest.narrow_weights)
 
 
 def _onnx_runtime(spec: EngineSpec) -> Engine:
-    from pathlib import Path
-
     from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(Path(spec.model), threads=spec.threads, streams=spec.streams)
+    return OnnxRuntimeEngine(
+        Path(spec.model), threads=spec.threads, streams=spec.streams, narrow_weights=spec.narrow_weights
+    )
 
 
-MAKERS: Mapping[EngineName, Callable[[EngineSpec], Engine]] = {EngineName.ONNX_RUNTIME: _onnx_runtime}
+def _openvino(spec: EngineSpec) -> Engine:
+    from tremplin.serve.engines.openvino import OpenVinoEngine
+
+    return OpenVinoEngine(Path(spec.model), threads=spec.threads, streams=spec.streams)
+
+
+def _ctranslate2(spec: EngineSpec) -> Engine:
+    from tremplin.serve.engines.ctranslate2 import Ctranslate2Engine
+
+    return Ctranslate2Engine(Path(spec.prepared), threads=spec.threads, streams=spec.streams)
+
+
+MAKERS: Mapping[EngineName, Callable[[EngineSpec], Engine]] = {
+    EngineName.ONNX_RUNTIME: _onnx_runtime,
+    EngineName.OPENVINO: _openvino,
+    EngineName.CTRANSLATE2: _ctranslate2,
+}

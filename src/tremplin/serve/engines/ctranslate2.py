@@ -1,11 +1,13 @@
 """CTranslate2 on the CPU: the encoder in int8, what follows it in the version's own graph.
 
-CTranslate2 reads no ONNX. ``optimize/ctranslate2.py`` prepares a folder for it: the encoder's weights in its format,
-and the *tail* of the version's graph (pooling, normalisation, head), which ONNX Runtime runs on the hidden states.
+CTranslate2 reads no ONNX. ``optimize/ctranslate2.py`` prepares a folder for it: the encoder's weights in its
+format, and the *tail* of the version's graph (pooling, normalisation, head), which ONNX Runtime runs on the
+hidden states.
 """
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -44,7 +46,6 @@ class Recipe:
     """Of the graph with the float32 weights."""
     graph_sha256: str
     """Of the version's own graph, whose tail it is."""
-    narrow_weights: bool
     format: int = 1
     """Of the folder; it grows when what ``optimize/ctranslate2.py`` writes changes."""
 
@@ -160,7 +161,7 @@ class Ctranslate2Engine:
         self._encoder = self._tail = self._prepared = None
 
     def _hidden_states(self, batch: TokenBatch, *, has_token_types: bool) -> Any:
-        """Return the encoder's last hidden states, (rows, tokens, hidden) float32; what padding holds is anything."""
+        """Return the encoder's last hidden states, (rows, tokens, hidden) float32, and anything for padding."""
         view = self._ctranslate2.StorageView.from_array
         ids = np.ascontiguousarray(batch.input_ids, np.int32)
         lengths = batch.attention_mask.sum(axis=1, dtype=np.int32)
@@ -171,7 +172,7 @@ class Ctranslate2Engine:
         return self._encoder.forward_batch(view(ids), view(lengths), types).last_hidden_state
 
     def _tail_feeds(self, batch: TokenBatch, hidden: Any) -> dict[str, Any]:
-        """Return the tail's inputs. The array is a view of CTranslate2's memory, which lives as long as ``hidden``."""
+        """Return the tail's inputs; the array is a view of CTranslate2's memory, which ``hidden`` keeps alive."""
         feeds: dict[str, Any] = {**feeds_of(batch, self.inputs), HIDDEN_STATES: np.asarray(hidden)}
         return {name: feeds[name] for name in self._tail_inputs}
 
@@ -179,7 +180,6 @@ class Ctranslate2Engine:
 def _import() -> ModuleType:
     """Return the package; raises MissingExtra when it is not there."""
     try:
-        import ctranslate2
+        return importlib.import_module("ctranslate2")
     except ImportError:
         raise MissingExtra(EXTRA) from None
-    return ctranslate2

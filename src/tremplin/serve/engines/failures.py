@@ -34,10 +34,15 @@ def cannot_open(runtime: str, error: Exception, hidden: Path) -> EngineFailed:
 def cannot_run(runtime: str, error: Exception, rows: int, width: int) -> EngineFailed:
     """Return the error of a batch of ``rows`` rows padded to ``width`` tokens that a runtime could not run."""
     if is_out_of_memory(error):
-        return EngineOutOfMemory(
-            f"{runtime} ran out of memory on a batch of {rows} x {width} tokens; a smaller batch may fit."
-        )
+        return out_of_memory(runtime, rows, width)
     return EngineFailed(f"{runtime} could not run a batch: {what_it_said(error)}")
+
+
+def out_of_memory(runtime: str, rows: int, width: int) -> EngineOutOfMemory:
+    """Return the error of a batch that needed more memory than there is."""
+    return EngineOutOfMemory(
+        f"{runtime} ran out of memory on a batch of {rows} x {width} tokens; a smaller batch may fit."
+    )
 
 
 def not_loaded() -> EngineFailed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import queue
 import sys
 from collections.abc import Mapping
@@ -25,9 +26,9 @@ EXTRA = "OpenVINO is not installed: pip install 'tremplin[openvino]'"
 class OpenVinoEngine:
     """One compiled graph; ``streams`` batches are computed at the same time, with ``threads`` threads each.
 
-    On an x86 CPU without VNNI its int8 products overflow (cosine to fp32 .9971 instead of .9991, measured), and its
-    int8 kernels are slower there than its float ones: quantized weights are then widened to float when the graph is
-    compiled. Answers are right, the speed is that of fp32.
+    On an x86 CPU without VNNI its int8 products overflow (cosine to fp32 .9971 instead of .9991), and its int8
+    kernels are slower there than its float ones: quantized products are then computed in float. Answers are right,
+    the speed is that of fp32 (docs/decisions/0011).
 
     A shape that was not seen before costs 5 to 8 ms more than the next batch of it: kernels are made per shape.
     """
@@ -79,15 +80,17 @@ class OpenVinoEngine:
             check_ids(RUNTIME, batch, self._vocabulary)  # OpenVINO would take zeros for what a table does not have
         request = self._requests.get()
         try:
+            self._forget_outputs(request)
             request.infer(feeds_of(batch, self.inputs), share_inputs=True)
             # A copy: the next batch of this request is written into the same memory.
-            return {
-                name: np.array(request.get_output_tensor(index).data) for index, name in enumerate(self.outputs)
-            }
+            arrays = [np.array(request.get_output_tensor(index).data) for index in range(len(self.outputs))]
         except Exception as error:
             raise failures.cannot_run(RUNTIME, error, batch.rows, batch.width) from None
         finally:
             self._requests.put(request)
+        if any(len(array) != batch.rows or np.isnan(array).any() for array in arrays):
+            raise failures.out_of_memory(RUNTIME, batch.rows, batch.width)
+        return dict(zip(self.outputs, arrays, strict=True))
 
     def health(self) -> bool:
         """Return whether a graph is compiled."""
@@ -97,8 +100,17 @@ class OpenVinoEngine:
         """Drop the compiled graph and its memory."""
         self._requests = None
 
+    def _forget_outputs(self, request: Any) -> None:
+        """Overwrite what the request answered last.
+
+        When memory runs out in the middle of a batch, `infer` of 2026.4 returns as if all were well and the outputs
+        still hold the batch before: the answer of another caller.
+        """
+        for index in range(len(self.outputs)):
+            request.get_output_tensor(index).data[...] = np.nan
+
     def _read(self) -> Any:
-        # By its name: `read_model` offers what it does not know to every front end, and TensorFlow's writes to stderr.
+        # By its name: `read_model` offers what it does not know to every front end; TensorFlow's writes to stderr.
         front_end = self._openvino.frontend.FrontEndManager().load_by_framework("onnx")
         graph = front_end.convert(front_end.load(str(self._model)))
         if not graph.outputs:  # of an empty file
@@ -124,16 +136,15 @@ class OpenVinoEngine:
 def _import_without_telemetry() -> ModuleType:
     """Return the package; raises MissingExtra when it is not there.
 
-    Importing openvino sends an event to Google Analytics by way of openvino_telemetry, unless that package cannot be
-    imported or a file in the home folder says no. None in ``sys.modules`` makes every import of it fail, now and
-    later, and openvino then takes a stand-in of its own that does nothing.
+    Importing openvino sends an event to Google Analytics by way of openvino_telemetry, unless that package cannot
+    be imported or a file in the home folder says no. None in ``sys.modules`` makes every import of it fail, now
+    and later, and openvino then takes a stand-in of its own that does nothing.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
-        import openvino
+        return importlib.import_module("openvino")
     except ImportError:
         raise MissingExtra(EXTRA) from None
-    return openvino
 
 
 def _rows_looked_up(graph: Any) -> int | None:

@@ -11,6 +11,7 @@ import pytest
 
 from tremplin.optimize.importing import GraphFiles, ImportedModel, Task, check_parity, import_model
 from tremplin.optimize.importing.checkpoint import open_checkpoint
+from tremplin.optimize.importing.encoder_graph import PAIR_TASKS
 from tremplin.optimize.importing.numpy_reference import NumpyReference
 from tremplin.optimize.importing.probes import probes
 
@@ -45,7 +46,13 @@ HEADS: dict[str, tuple[str, dict[str, Any], Task, set[str]]] = {
         Task.CLASSIFICATION,
         {"logits", "probabilities"},
     ),
-    "regression": ("ModelForSequenceClassification", {"num_labels": 1}, Task.CLASSIFICATION, {"scores"}),
+    "regression": (
+        "ModelForSequenceClassification",
+        {"num_labels": 2, "problem_type": "regression"},
+        Task.CLASSIFICATION,
+        {"scores"},
+    ),
+    "cross-encoder": ("ModelForSequenceClassification", {"num_labels": 1}, Task.RERANKING, {"scores"}),
     "tokens": (
         "ModelForTokenClassification",
         {"id2label": {0: "O", 1: "B-PER", 2: "I-PER"}},
@@ -84,7 +91,7 @@ def test_family_and_head_equal_transformers(
     assert {output.name for output in graph.graph.output} == outputs
     assert model.labels == tuple(config.get("id2label", {}).values()) or "id2label" not in config
     assert model.multi_label is (head == "several labels")
-    expects_types = family in ("bert", "electra") and task in (Task.CLASSIFICATION, Task.QUESTION_ANSWERING)
+    expects_types = family in ("bert", "electra") and task in PAIR_TASKS
     assert model.needs_token_type_ids is expects_types
     assert [entry.name for entry in graph.graph.input][2:] == (["token_type_ids"] if expects_types else [])
     assert model.max_tokens == (62 if FAMILIES[family].get("pad_token_id") == 1 else 64)

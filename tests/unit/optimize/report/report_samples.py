@@ -5,7 +5,9 @@ from __future__ import annotations
 from tremplin.machine import Machine
 from tremplin.registry.manifest import Artefact, Interface, Manifest, Origin
 from tremplin.registry.passport import (
+    BatchCosts,
     Bound,
+    CostError,
     Metric,
     Quality,
     Speed,
@@ -51,6 +53,7 @@ def speed(factor: float = 1.0, *, memory_mb: float = 300, threads: int = 2, mach
             Throughput(rows, tokens, rate * factor, rate * factor * 0.97, rate * factor * 1.02)
             for (rows, tokens), rate in rates.items()
         ),
+        costs=BatchCosts(7e-4 / factor, 0.0, 9e-5 / factor, 0.0, (), CostError(0.04, 0.11, 8)),
         software=SOFTWARE,
     )
 
