@@ -50,7 +50,9 @@ KINDS: dict[type[TremplinError], Kind] = {
     errors.BodyTooLarge: Kind(413, "body-too-large", "The request is too large"),
     errors.MalformedBody: Kind(422, "malformed-body", "The request's body cannot be read"),
     errors.UnknownModel: Kind(404, "unknown-model", "There is no such model here"),
-    errors.UnknownService: Kind(404, "unknown-service", "There is no such service here"),
+    errors.UnknownService: Kind(
+        404, "unknown-service", "There is no such service here", "Backend", tei_status=424
+    ),
     errors.UnknownName: Kind(404, "unknown-name", "There is nothing of this name"),
     errors.BadInput: Kind(422, "bad-input", "The request cannot be used"),
     errors.MissingKey: Kind(401, "missing-key", "An API key is needed"),

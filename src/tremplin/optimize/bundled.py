@@ -66,9 +66,20 @@ def bundled_model() -> Path:
     return folder
 
 
-def import_bundled(destination: Path, reference: ReferenceKind | str = ReferenceKind.NUMPY) -> ImportedModel:
+def import_bundled(
+    destination: Path,
+    reference: ReferenceKind | str = ReferenceKind.NUMPY,
+    *,
+    token_embeddings: bool = False,
+) -> ImportedModel:
     """Import the bundled model into ``destination``; raises what import_model and check_golden raise."""
-    model = import_model(bundled_model(), destination, task=Task.EMBEDDING, reference=reference)
+    model = import_model(
+        bundled_model(),
+        destination,
+        task=Task.EMBEDDING,
+        reference=reference,
+        token_embeddings=token_embeddings,
+    )
     check_golden(GraphFiles(model.onnx_path, model.tokenizer_path))
     # The package is what anyone can install; the folder it lies in here says nothing elsewhere.
     return replace(model, source=f"{NAME} ({DISTRIBUTION} {version(DISTRIBUTION)})")

@@ -19,10 +19,13 @@ from tremplin.gateway.bodies import Reply, answer, parse, respond
 from tremplin.gateway.endpoint import Endpoint, HotRequest
 from tremplin.gateway.problems import Dialect
 from tremplin.monitor.metrics import Metrics
-from tremplin.registry.manifest import MODEL_FILE
+from tremplin.registry.manifest import MODEL_FILE, Interface
 from tremplin.registry.task import Task
 from tremplin.serve.services import Services
 from tremplin.tasks.classify import Classification
+
+# What is served here, the task whose default comes first in /info first.
+TASKS = (Task.EMBEDDING, Task.CLASSIFICATION, Task.RERANKING, Task.SPARSE_EMBEDDING)
 
 
 class _Request(BaseModel):
@@ -73,8 +76,32 @@ class PredictRequest(_Request):
 class RootRequest(_Request):
     """POST /: what tells the tasks apart."""
 
-    inputs: Any
+    inputs: Any = None
     parameters: Any = None
+    query: Any = None
+
+
+class RerankRequest(_Request):
+    """POST /rerank"""
+
+    query: str
+    texts: list[str]
+    raw_scores: bool = False
+    return_text: bool = False
+    truncate: bool | None = None
+
+
+class ManyEmbeddingsRequest(_Request):
+    """POST /embed_all and POST /embed_sparse"""
+
+    inputs: str | list[str]
+    truncate: bool | None = None
+    prompt_name: str | None = None
+
+    def texts(self) -> list[str]:
+        """Return the texts; raises BadInput when a prompt is asked for."""
+        _refuse_prompt(self.prompt_name)
+        return [self.inputs] if isinstance(self.inputs, str) else self.inputs
 
 
 class TokenizeRequest(_Request):
@@ -94,8 +121,7 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
                 "normalize is false, but this model's graph ends in its own normalisation. Leave it out.",
                 pointer="/normalize",
             )
-        if body.prompt_name is not None:
-            raise BadInput("prompt_name is given, but this model has no prompts.", pointer="/prompt_name")
+        _refuse_prompt(body.prompt_name)
         texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
         answered = await services.embed(
             texts, dimensions=body.dimensions, truncate=body.truncate, call=request.call
@@ -125,9 +151,15 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
         is_nested = is_batch or body.parameters is not None
         return answer(results if is_nested else results[0], answered.timings, answered.version)
 
+    rerank = partial(_rerank, services, metrics)
+    embed_all = partial(_embed_all, services, metrics)
+    embed_sparse = partial(_embed_sparse, services, metrics)
+
     async def root(request: HotRequest) -> Reply:
         """What a Hub client calls when it is given only our address: the task is told by the body."""
         body = parse(request.body, RootRequest)
+        if body.query is not None:
+            return await rerank(request)
         if isinstance(body.inputs, dict):
             return await similarity(request)
         return await (embed(request) if body.parameters is None else predict(request))
@@ -137,7 +169,7 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
         texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
         if not texts:
             raise EmptyText("inputs is empty; send at least one text.", pointer="/inputs")
-        inferencer = services.fleet.find(None, Task.EMBEDDING, Task.CLASSIFICATION)
+        inferencer = services.fleet.find(None, *TASKS)
         inferencer.admission.check_rows(len(texts))
         tokens = partial(inferencer.tokenizer.tokens, add_special_tokens=body.add_special_tokens)
         # In a thread: a body of megabytes takes a second, which nobody else should wait for.
@@ -151,12 +183,59 @@ def endpoints(services: Services, metrics: Metrics) -> tuple[Endpoint, ...]:
     at = "/inputs"
     return (
         Endpoint(post, "/embed", tei, "Embed texts", hot=embed, body=EmbedRequest, rows_at=at),
-        Endpoint(post, "/", tei, "Embed, compare or classify", hot=root, body=RootRequest, rows_at=at),
+        Endpoint(post, "/", tei, "Embed, compare, classify or rank", hot=root, body=RootRequest, rows_at=at),
+        Endpoint(
+            post, "/embed_all", tei, "Embed every token", hot=embed_all, body=ManyEmbeddingsRequest, rows_at=at
+        ),
+        Endpoint(
+            post, "/embed_sparse", tei, "Embed texts over the vocabulary", hot=embed_sparse,
+            body=ManyEmbeddingsRequest, rows_at=at,
+        ),
         Endpoint(post, "/similarity", tei, "Compare sentences", hot=similarity, body=SimilarityRequest),
         Endpoint(post, "/predict", tei, "Classify texts", hot=predict, body=PredictRequest, rows_at=at),
+        Endpoint(post, "/rerank", tei, "Rank texts by a query", hot=rerank, body=RerankRequest, rows_at="/texts"),
         Endpoint(post, "/tokenize", tei, "Show a text's tokens", hot=tokenize, body=TokenizeRequest, rows_at=at),
         Endpoint("GET", "/info", tei, "What is served, and on what evidence", info),
+    )  # fmt: skip
+
+
+async def _rerank(services: Services, metrics: Metrics, request: HotRequest) -> Reply:
+    body = parse(request.body, RerankRequest)
+    answered = await services.rerank(
+        body.query, body.texts, raw_scores=body.raw_scores, truncate=bool(body.truncate), call=request.call
     )
+    metrics.phases(answered.timings)
+    ranks: list[dict[str, object]] = [{"index": ranked.index, "score": ranked.score} for ranked in answered.value]
+    if body.return_text:
+        for rank, ranked in zip(ranks, answered.value, strict=True):
+            rank["text"] = body.texts[ranked.index]
+    return answer(ranks, answered.timings, answered.version)
+
+
+async def _embed_all(services: Services, metrics: Metrics, request: HotRequest) -> Reply:
+    body = parse(request.body, ManyEmbeddingsRequest)
+    answered = await services.embed_tokens(body.texts(), truncate=bool(body.truncate), call=request.call)
+    metrics.phases(answered.timings)
+    return answer(answered.value, answered.timings, answered.version)
+
+
+async def _embed_sparse(services: Services, metrics: Metrics, request: HotRequest) -> Reply:
+    body = parse(request.body, ManyEmbeddingsRequest)
+    answered = await services.embed_sparse(body.texts(), truncate=bool(body.truncate), call=request.call)
+    metrics.phases(answered.timings)
+    vectors = [
+        [
+            {"index": index, "value": value}
+            for index, value in zip(vector.indices.tolist(), vector.values.tolist(), strict=True)
+        ]
+        for vector in answered.value
+    ]
+    return answer(vectors, answered.timings, answered.version)
+
+
+def _refuse_prompt(name: str | None) -> None:
+    if name is not None:
+        raise BadInput("prompt_name is given, but this model has no prompts.", pointer="/prompt_name")
 
 
 def _token(token_id: int, text: str, start: int, end: int, special: bool) -> dict[str, object]:
@@ -185,23 +264,34 @@ def _scores(result: Classification) -> list[dict[str, object]]:
     return [{"score": score.probability, "label": score.label} for score in result.scores]
 
 
+def _model_type(interface: Interface) -> dict[str, object]:
+    """What the model does, in TEI's words."""
+    match interface.task:
+        case Task.EMBEDDING:
+            return {"embedding": {"pooling": "in graph"}}
+        case Task.SPARSE_EMBEDDING:
+            return {"embedding": {"pooling": "splade"}}
+        case task:
+            labels = list(enumerate(interface.labels))
+            return {
+                "reranker" if task is Task.RERANKING else "classifier": {
+                    "id2label": {str(number): label for number, label in labels},
+                    "label2id": {label: number for number, label in labels},
+                }
+            }
+
+
 def _info(services: Services) -> dict[str, object]:
     """What TEI tells of its one model, and what we add: every version, its evidence, whether it was forced."""
     fleet = services.fleet
-    first = fleet.find(None, Task.EMBEDDING, Task.CLASSIFICATION)
+    first = fleet.find(None, *TASKS)
     manifest = first.manifest
     limits = first.admission.limits
-    labels = dict(enumerate(manifest.interface.labels))
-    model_type: dict[str, object] = (
-        {"embedding": {"pooling": "in graph"}}
-        if manifest.interface.task is Task.EMBEDDING
-        else {"classifier": {"id2label": labels, "label2id": {name: i for i, name in labels.items()}}}
-    )
     return {
         "model_id": manifest.ref,
         "model_sha": manifest.artefact(MODEL_FILE).sha256,
         "model_dtype": manifest.precision,
-        "model_type": model_type,
+        "model_type": _model_type(manifest.interface),
         "max_concurrent_requests": limits.max_queue_tokens,
         "max_input_length": manifest.interface.max_tokens,
         "max_batch_tokens": first.limits.max_tokens,

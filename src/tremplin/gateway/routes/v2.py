@@ -1,6 +1,7 @@
 """The Open Inference Protocol, version 2, over REST, with its binary tensor extension.
 
-Texts come as BYTES in the input ``text``; token ids as INT64 in ``input_ids`` and ``attention_mask``.
+Texts come as BYTES in the input ``text``, pairs of texts for a cross-encoder in rows of two; token ids as INT64 in
+``input_ids``, ``attention_mask`` and ``token_type_ids``.
 Source: kserve/open-inference-protocol `inference_rest.md` and Triton's binary data extension; checked with
 tritonclient's HTTP client.
 """
@@ -30,8 +31,9 @@ from tremplin.gateway.state import ServerState
 from tremplin.monitor.metrics import Metrics
 from tremplin.registry.store import Registry
 from tremplin.registry.task import Task
+from tremplin.serve.call import Call
 from tremplin.serve.deploy import Deployment
-from tremplin.serve.infer import Inferencer
+from tremplin.serve.infer import Inference, Inferencer
 from tremplin.serve.services import Services
 from tremplin.serve.timing import Timings
 
@@ -40,7 +42,9 @@ HEADER_LENGTH = b"inference-header-content-length"
 # The outputs a task's caller may ask for, with their type; labels are text.
 OUTPUTS: dict[Task, dict[str, str]] = {
     Task.EMBEDDING: {"embedding": "FP32"},
+    Task.SPARSE_EMBEDDING: {"sparse_embedding": "FP32"},
     Task.CLASSIFICATION: {"probabilities": "FP32", "label": "BYTES"},
+    Task.RERANKING: {"scores": "FP32"},
 }
 
 
@@ -152,12 +156,7 @@ def endpoints(
         wanted = _wanted(body, inferencer)
         inputs = {tensor.name: tensor for tensor in body.inputs}
         values = _values(body.inputs, binary)
-        if "text" in inputs:
-            inference = await inferencer.infer(_texts(inputs["text"], values["text"]), request.call)
-        elif "input_ids" in inputs:
-            inference = await inferencer.infer_ids(_token_rows(inputs, values), request.call)
-        else:
-            raise MalformedBody("No input is named 'text' (BYTES) or 'input_ids' (INT64).", pointer="/inputs")
+        inference = await infer_inputs(inferencer, inputs, values, request.call)
         metrics.phases(inference.timings)
         outputs = [_output(name, is_binary, inferencer, inference) for name, is_binary in wanted]
         return _reply(body, inferencer, outputs, inference.timings)
@@ -189,6 +188,32 @@ def endpoints(
     )  # fmt: skip
 
 
+async def infer_inputs(
+    inferencer: Inferencer, inputs: Mapping[str, InputTensor], values: Mapping[str, list[Any]], call: Call
+) -> Inference:
+    """Return what a version answers to the inputs of a request; ``values`` are their elements, in order."""
+    if "text" in inputs:
+        texts = _texts(inputs["text"], values["text"])
+        if inferencer.manifest.interface.task is Task.RERANKING:
+            return await inferencer.infer_pairs(_pairs(inputs["text"], texts), call)
+        return await inferencer.infer(texts, call)
+    if "input_ids" not in inputs:
+        raise MalformedBody("No input is named 'text' (BYTES) or 'input_ids' (INT64).", pointer="/inputs")
+    rows = _token_rows(inputs, values, "input_ids")
+    types = _token_rows(inputs, values, "token_type_ids") if "token_type_ids" in inputs else None
+    if types is not None and not inferencer.manifest.interface.needs_token_type_ids:
+        if any(map(any, types)):
+            raise MalformedBody(
+                "token_type_ids holds others than 0, and this model reads none.", pointer="/inputs"
+            )
+        types = None
+    if types is not None and any(number not in (0, 1) for row in types for number in row):
+        raise MalformedBody(
+            "token_type_ids must hold 0 for the first text and 1 for the second.", pointer="/inputs"
+        )
+    return await inferencer.infer_ids(rows, call, types=types)
+
+
 def _index(registry: Registry, services: Services, *, is_ready_only: bool) -> list[dict[str, str]]:
     """Every version of the registry, and whether it serves now. Reads files."""
     healthy = {inferencer.manifest.ref: inferencer.engine.health() for inferencer in services.fleet.inferencers}
@@ -218,14 +243,18 @@ def _metadata(inferencer: Inferencer) -> dict[str, object]:
     interface = inferencer.manifest.interface
     widths = {
         "embedding": [-1, interface.embedding_dim or -1],
+        "sparse_embedding": [-1, interface.vocab_size],
         "probabilities": [-1, len(interface.labels)],
         "label": [-1],
+        "scores": [-1, 1],
     }
     return {
         "name": inferencer.manifest.model,
         "versions": [inferencer.manifest.version],
         "platform": "onnxruntime_onnx",
-        "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
+        "inputs": [
+            {"name": "text", "datatype": "BYTES", "shape": [-1, 2] if interface.task is Task.RERANKING else [-1]}
+        ],
         "outputs": [
             {"name": name, "datatype": datatype, "shape": widths[name]}
             for name, datatype in OUTPUTS[interface.task].items()
@@ -312,14 +341,24 @@ def _texts(tensor: InputTensor, values: list[Any]) -> list[str]:
     return values
 
 
-def _token_rows(inputs: dict[str, InputTensor], values: dict[str, list[Any]]) -> list[list[int]]:
-    """Return rows of token ids, padding dropped by the mask when there is one."""
-    tensor = inputs["input_ids"]
-    if len(tensor.shape) != 2 or not all(type(value) is int for value in values["input_ids"]):
-        raise MalformedBody("input_ids must be INT64 of shape [rows, tokens].", pointer="/inputs")
-    if not values["input_ids"]:
+def _pairs(tensor: InputTensor, texts: list[str]) -> list[tuple[str, str]]:
+    if len(tensor.shape) != 2 or tensor.shape[1] != 2:
+        raise MalformedBody(
+            f"The input 'text' has shape {tensor.shape}; this model reads pairs, [rows, 2].", pointer="/inputs"
+        )
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _token_rows(inputs: Mapping[str, InputTensor], values: Mapping[str, list[Any]], name: str) -> list[list[int]]:
+    """Return the rows of ``input_ids`` or of ``token_type_ids``, padding dropped by the mask when there is one."""
+    tensor = inputs[name]
+    if len(tensor.shape) != 2 or not all(type(value) is int for value in values[name]):
+        raise MalformedBody(f"{name} must be INT64 of shape [rows, tokens].", pointer="/inputs")
+    if tensor.shape != inputs["input_ids"].shape:
+        raise MalformedBody(f"{name} must have the shape of input_ids.", pointer="/inputs")
+    if not values[name]:
         return []
-    ids = np.array(values["input_ids"]).reshape(tensor.shape)
+    ids = np.array(values[name]).reshape(tensor.shape)
     if "attention_mask" not in inputs:
         return [row.tolist() for row in ids]
     if inputs["attention_mask"].shape != tensor.shape:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from tremplin.optimize.importing import heads
 from tremplin.optimize.importing.checkpoint import Checkpoint
-from tremplin.optimize.importing.encoder_graph import needs_token_type_ids, write_encoder
+from tremplin.optimize.importing.encoder_graph import WORD_TABLE, needs_token_type_ids, write_encoder
 from tremplin.optimize.importing.encoder_weights import read_encoder
 from tremplin.optimize.importing.families import read_spec
 from tremplin.optimize.importing.graph_writer import GraphWriter
+from tremplin.optimize.importing.language_model_head import read_language_model_head
 from tremplin.optimize.importing.parity import (
     LABELS_KEY,
     MAX_TOKENS_KEY,
@@ -19,7 +20,7 @@ from tremplin.optimize.importing.parity import (
     PADDING_KEY,
     TASK_KEY,
 )
-from tremplin.optimize.importing.sentence_modules import read_embedding_steps
+from tremplin.optimize.importing.sentence_modules import read_embedding_steps, read_splade_pooling
 from tremplin.optimize.importing.tokenizer import PreparedTokenizer, prepare_tokenizer, token_limit
 from tremplin.registry.task import Task
 
@@ -42,9 +43,10 @@ class BuiltGraph:
     built_by: str
 
 
-def build_graph(checkpoint: Checkpoint, task: Task) -> BuiltGraph:
+def build_graph(checkpoint: Checkpoint, task: Task, *, token_embeddings: bool = False) -> BuiltGraph:
     """Return the graph of a checkpoint of a known family for a task, not yet proven.
 
+    ``token_embeddings`` are a further output of an embedding graph.
     Raises UnsupportedModel, IncompleteSource or TokenizerMismatch.
     """
     spec = read_spec(checkpoint)
@@ -58,8 +60,14 @@ def build_graph(checkpoint: Checkpoint, task: Task) -> BuiltGraph:
     match task:
         case Task.EMBEDDING:
             steps = read_embedding_steps(checkpoint, spec.hidden_size)
-            shapes = heads.write_embedding(writer, hidden, steps, spec.hidden_size)
-        case Task.CLASSIFICATION:
+            shapes = heads.write_embedding(
+                writer, hidden, steps, spec.hidden_size, token_embeddings=token_embeddings
+            )
+        case Task.SPARSE_EMBEDDING:
+            head = read_language_model_head(spec, weights, checkpoint.config)
+            logits = heads.write_language_model(writer, hidden, spec, head, WORD_TABLE)
+            shapes = heads.write_splade(writer, logits, read_splade_pooling(checkpoint), spec.vocab_size)
+        case Task.CLASSIFICATION | Task.RERANKING:
             shapes = heads.write_classification(writer, hidden, spec, weights, labels)
         case Task.TOKEN_CLASSIFICATION:
             shapes = heads.write_token_classification(writer, hidden, spec, weights, labels)

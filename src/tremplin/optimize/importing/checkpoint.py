@@ -191,7 +191,8 @@ def _module_entries(path: Path) -> list[tuple[str, str]]:
         entries = [(str(entry["type"]).rpartition(".")[2], str(entry["path"])) for entry in listed]
     except (ValueError, KeyError, TypeError) as error:
         raise IncompleteSource(f"{path} is not a valid list of modules ({error}).") from error
-    if not entries or entries[0][0] != "Transformer":
+    # sentence-transformers 5 has a class of its own for what ends in a language model's logits.
+    if not entries or entries[0][0] not in ("Transformer", "MLMTransformer"):
         first = entries[0][0] if entries else "nothing"
         raise UnsupportedModel(
             f"{path} starts with {first}; only models that start with a Transformer can be built."

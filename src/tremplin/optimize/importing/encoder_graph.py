@@ -2,7 +2,8 @@
 
 Names are stable, so passes can find what they work on:
 
-    embeddings.word.weight             (vocabulary, embedding), read by one Gather on input_ids
+    embeddings.word.weight             (vocabulary, embedding), read by one Gather on input_ids, and again
+                                       (transposed) by the head of a masked language model
     embeddings.position.weight         (positions, embedding), token type 0 added in when it is constant
     embeddings.token_type.weight       (types, embedding), only when token_type_ids is an input
     embeddings.norm.{weight,bias}
@@ -19,7 +20,7 @@ Every linear layer is a MatMul by a (in, out) initializer followed by Add: what 
 Fused attention operators are left to engines: they made int8 slower at every batch above 1.
 
 ``token_type_ids`` becomes an input only when the answer can depend on it: the family's tokenizers mark the
-second text of a pair (BERT, ELECTRA) and the task may be asked about pairs (classification, question
+second text of a pair (BERT, ELECTRA) and the task may be asked about pairs (classification, reranking, question
 answering). Embeddings and token labels come from one text, whose types are all 0: type 0 is folded into the
 position table, and requests carry one array less.
 """
@@ -42,7 +43,9 @@ from tremplin.registry.task import Task
 
 MASKED = -1e9  # added to the score of a padded key; float32 keeps it far below any real score
 
-PAIR_TASKS = (Task.CLASSIFICATION, Task.QUESTION_ANSWERING)
+WORD_TABLE = "embeddings.word.weight"
+
+PAIR_TASKS = (Task.CLASSIFICATION, Task.RERANKING, Task.QUESTION_ANSWERING)
 
 
 def needs_token_type_ids(spec: EncoderSpec, task: Task) -> bool:
@@ -64,9 +67,7 @@ def write_encoder(writer: GraphWriter, spec: EncoderSpec, weights: EncoderWeight
 
 
 def _write_embeddings(writer: GraphWriter, spec: EncoderSpec, weights: EncoderWeights, token_types: bool) -> str:
-    word = writer.node(
-        "Gather", [writer.weight("embeddings.word.weight", weights.word), "input_ids"], "embeddings.word"
-    )
+    word = writer.node("Gather", [writer.weight(WORD_TABLE, weights.word), "input_ids"], "embeddings.word")
     table = weights.position
     if weights.token_type is not None and not token_types:
         table = table + weights.token_type[0]

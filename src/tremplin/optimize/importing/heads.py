@@ -3,9 +3,12 @@
 Outputs by task, all float32:
 
     embedding            embedding      (batch, dimensions)
+      when asked for     token_embeddings (batch, tokens, hidden)  the last hidden states
+    sparse-embedding     sparse_embedding (batch, vocabulary)  0 or above, nearly all of them 0
     classification       logits         (batch, labels)
                          probabilities  (batch, labels)  softmax, or sigmoid when labels are independent
       a regression       scores         (batch, labels)  raw, nothing after the last linear layer
+    reranking            scores         (batch, 1)  raw as well
     token-classification logits, probabilities (batch, tokens, labels)
     question-answering   start_logits, end_logits (batch, tokens)
 """
@@ -17,14 +20,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tremplin.errors import IncompleteSource
+from tremplin.errors import IncompleteSource, UnsupportedModel
 from tremplin.optimize.importing.checkpoint import Checkpoint, Config
 from tremplin.optimize.importing.encoder_weights import find_prefix, read_linear
 from tremplin.optimize.importing.families import EncoderSpec
 from tremplin.optimize.importing.graph_writer import BOOL, FLOAT, GraphWriter
-from tremplin.optimize.importing.sentence_modules import Dense, EmbeddingStep, Normalize, Pooling, width_after
+from tremplin.optimize.importing.language_model_head import LanguageModelHead
+from tremplin.optimize.importing.sentence_modules import (
+    Dense,
+    EmbeddingStep,
+    Normalize,
+    Pooling,
+    SpladePooling,
+    width_after,
+)
 from tremplin.optimize.importing.weights import Weights
 from tremplin.registry.task import Task
+from tremplin.serve.engine import TOKEN_EMBEDDINGS
 
 Shapes = dict[str, list[str | int]]
 
@@ -72,12 +84,20 @@ CLASSIFIERS: Mapping[str, ClassifierLayers] = {
 def read_labels(checkpoint: Checkpoint, task: Task) -> Labels:
     """Return the labels of a classifier as its configuration names them, NO_LABELS for other tasks.
 
-    Raises IncompleteSource when id2label does not number them 0, 1, 2, ... or two have one name.
+    Raises IncompleteSource when id2label does not number them 0, 1, 2, ... or two have one name, UnsupportedModel
+    when a cross-encoder would give more than one score.
     """
-    if task not in (Task.CLASSIFICATION, Task.TOKEN_CLASSIFICATION):
+    if task not in (Task.CLASSIFICATION, Task.RERANKING, Task.TOKEN_CLASSIFICATION):
         return NO_LABELS
     config = checkpoint.config
     names = _label_names(config)
+    if task is Task.RERANKING:
+        if len(names) != 1:
+            raise UnsupportedModel(
+                f"{config.path} has {len(names)} labels, and a cross-encoder gives one score for a pair. "
+                "Import it with --task classification."
+            )
+        return Labels(names, is_regression=True)
     problem = config.text("problem_type", default="")
     is_sequence = task is Task.CLASSIFICATION
     # transformers takes a single output for a regression unless problem_type says otherwise.
@@ -105,9 +125,17 @@ def _label_names(config: Config) -> tuple[str, ...]:
 
 
 def write_embedding(
-    writer: GraphWriter, hidden: str, steps: tuple[EmbeddingStep, ...], hidden_size: int
+    writer: GraphWriter,
+    hidden: str,
+    steps: tuple[EmbeddingStep, ...],
+    hidden_size: int,
+    *,
+    token_embeddings: bool = False,
 ) -> Shapes:
-    """Write pooling, dense layers and normalisation; ``hidden`` is (batch, tokens, hidden)."""
+    """Write pooling, dense layers and normalisation; ``hidden`` is (batch, tokens, hidden).
+
+    With ``token_embeddings`` the hidden states are an output as well.
+    """
     x, width = hidden, hidden_size
     for index, step in enumerate(steps):
         name = f"sentence.{index}"
@@ -122,7 +150,11 @@ def write_embedding(
                 x = writer.node("Div", [x, safe], f"{name}.normalized")
         width = width_after(step, width)
     writer.node("Identity", [x], "embedding")
-    return {"embedding": ["batch", width]}
+    shapes: Shapes = {"embedding": ["batch", width]}
+    if token_embeddings:
+        writer.node("Identity", [hidden], TOKEN_EMBEDDINGS)
+        shapes[TOKEN_EMBEDDINGS] = ["batch", "tokens", hidden_size]
+    return shapes
 
 
 def _write_pooling(writer: GraphWriter, hidden: str, modes: tuple[str, ...], name: str) -> str:
@@ -169,10 +201,56 @@ def _write_token_weights(writer: GraphWriter, mode: str, name: str) -> str:
     return writer.node("Mul", [writer.node("Cast", [is_last], f"{name}.last", to=FLOAT), mask], f"{name}.weights")
 
 
+def write_language_model(
+    writer: GraphWriter, hidden: str, spec: EncoderSpec, head: LanguageModelHead, word_table: str
+) -> str:
+    """Write the head that guesses masked tokens; returns its logits, (batch, tokens, vocabulary).
+
+    ``word_table`` is the encoder's, (vocabulary, embedding), read again by heads that have none of their own.
+    """
+    inner = writer.linear(hidden, "language_model.inner", head.inner)
+    active = writer.activation(inner, "language_model.activation", head.activation)
+    normed = writer.layer_norm(active, "language_model.norm", head.norm, spec.layer_norm_eps)
+    if head.table is None:
+        table = writer.node("Transpose", [word_table], "language_model.table", perm=[1, 0])
+    else:
+        table = writer.weight("language_model.weight", head.table.T)
+    product = writer.node("MatMul", [normed, table], "language_model.product")
+    return writer.node("Add", [product, writer.weight("language_model.bias", head.bias)], "language_model")
+
+
+def write_splade(writer: GraphWriter, logits: str, pooling: SpladePooling, vocab_size: int) -> Shapes:
+    """Write log(1 + relu(logits)), the maximum or the sum over the tokens of a text.
+
+    Source: Formal et al., SPLADE, 2021 (sum), SPLADE v2, 2021 (maximum).
+    """
+    mask = writer.node("Cast", ["attention_mask"], "splade.mask", to=FLOAT)
+    if pooling.strategy == "max":
+        # The logarithm grows with its argument: after the maximum it is taken once a text, not once a token.
+        column = writer.node("Unsqueeze", [mask, writer.integers(2)], "splade.mask_column")
+        kept = writer.node("Mul", [logits, column], "splade.kept")
+        highest = writer.node("ReduceMax", [kept, writer.integers(1)], "splade.highest", keepdims=0)
+        pooled = _write_saturation(writer, highest, pooling)
+    else:
+        row = writer.node("Unsqueeze", [mask, writer.integers(1)], "splade.mask_row")
+        total = writer.node("MatMul", [row, _write_saturation(writer, logits, pooling)], "splade.total_row")
+        pooled = writer.node("Squeeze", [total, writer.integers(1)], "splade.total")
+    writer.node("Identity", [pooled], "sparse_embedding")
+    return {"sparse_embedding": ["batch", vocab_size]}
+
+
+def _write_saturation(writer: GraphWriter, x: str, pooling: SpladePooling) -> str:
+    x = writer.node("Relu", [x], "splade.positive")
+    for number in range(pooling.logarithms):
+        shifted = writer.node("Add", [x, writer.scalar("one", 1.0)], f"splade.shifted.{number}")
+        x = writer.node("Log", [shifted], f"splade.logarithm.{number}")
+    return x
+
+
 def write_classification(
     writer: GraphWriter, hidden: str, spec: EncoderSpec, weights: Weights, labels: Labels
 ) -> Shapes:
-    """Write a sequence classifier: the first token's vector through two linear layers."""
+    """Write a sequence classifier or a cross-encoder: the first token's vector through two linear layers."""
     layers = CLASSIFIERS[spec.family]
     prefix = find_prefix(spec.family, weights) if layers.first_is_pooler else ""
     size = spec.hidden_size

@@ -12,9 +12,11 @@ from tremplin.optimize.importing.build import BUILT_BY_TREMPLIN, BuiltGraph, bui
 from tremplin.optimize.importing.checkpoint import Checkpoint, open_checkpoint
 from tremplin.optimize.importing.families import is_known_family
 from tremplin.optimize.importing.graph_writer import save_model
+from tremplin.optimize.importing.heads import read_labels
 from tremplin.optimize.importing.parity import GraphFiles, ParityReport, check_parity
 from tremplin.optimize.importing.probes import probes
 from tremplin.optimize.importing.reference import ReferenceKind, open_reference
+from tremplin.optimize.importing.sentence_modules import SPLADE_MODULE
 from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE
 from tremplin.registry.task import Task
 
@@ -63,23 +65,32 @@ def import_model(
     task: Task | None = None,
     revision: str | None = None,
     reference: ReferenceKind | str = ReferenceKind.AUTO,
+    token_embeddings: bool = False,
 ) -> ImportedModel:
     """Write ``model.onnx`` and ``tokenizer.json`` into ``destination`` and return what they are.
 
     ``source`` is a folder or a Hub id. Without ``task`` the checkpoint's own head decides, and a bare encoder
-    becomes an embedding model (see ``notes``). Nothing is written unless parity holds. Raises the classes of
-    ImportRefused, and MissingExtra when an optional package is needed.
+    becomes an embedding model (see ``notes``). With ``token_embeddings`` the graph of an embedding model gives
+    its last hidden states as well. Nothing is written unless parity holds. Raises the classes of ImportRefused,
+    and MissingExtra when an optional package is needed.
     """
     kind = ReferenceKind(reference)
     checkpoint = open_checkpoint(source, revision)
     task = task or default_task(checkpoint)
-    built = _build(checkpoint, task, kind)
+    if token_embeddings and task is not Task.EMBEDDING:
+        raise UnsupportedModel(
+            f"{checkpoint.source} is imported for {task}; only embedding models give token embeddings. "
+            "Add --task embedding, or leave --token-embeddings out."
+        )
+    built = _build(checkpoint, task, kind, token_embeddings=token_embeddings)
     destination.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination, prefix=".import-") as scratch:
         files = GraphFiles(Path(scratch) / MODEL_FILE, Path(scratch) / TOKENIZER_FILE)
         save_model(built.model, files.onnx_path)
         built.tokenizer.tokenizer.save(str(files.tokenizer_path), pretty=False)
-        against = open_reference(checkpoint, task, built.tokenizer.max_tokens, kind)
+        against = open_reference(
+            checkpoint, task, built.tokenizer.max_tokens, kind, token_embeddings=token_embeddings
+        )
         report = check_parity(files, against, probes(task, built.needs_token_type_ids))
         for path in Path(scratch).iterdir():
             os.replace(path, destination / path.name)
@@ -107,20 +118,25 @@ def import_model(
 def default_task(checkpoint: Checkpoint) -> Task:
     """Return the task that the checkpoint's own head is for; EMBEDDING for a bare encoder.
 
-    Raises UnsupportedModel for a head that answers none of Tremplin's tasks.
+    A sequence classifier with one output and no classes is a cross-encoder: RERANKING. A masked language model is
+    for SPARSE_EMBEDDING when the source declares SPLADE pooling. Raises UnsupportedModel for a head that answers
+    none of Tremplin's tasks.
     """
     name = checkpoint.architecture
     for ending, task in HEAD_TASKS.items():
         if name.endswith(ending):
-            return task
+            labels = read_labels(checkpoint, task)
+            return Task.RERANKING if labels.is_regression and len(labels.names) == 1 else task
+    if any(module.kind == SPLADE_MODULE for module in checkpoint.modules):
+        return Task.SPARSE_EMBEDDING
     if "For" not in name or name.endswith(BARE_ENDINGS):
         return Task.EMBEDDING
     raise UnsupportedModel(f"{checkpoint.config.path}: {name} answers none of the tasks {', '.join(Task)}.")
 
 
-def _build(checkpoint: Checkpoint, task: Task, kind: ReferenceKind) -> BuiltGraph:
+def _build(checkpoint: Checkpoint, task: Task, kind: ReferenceKind, *, token_embeddings: bool) -> BuiltGraph:
     if is_known_family(checkpoint):
-        return build_graph(checkpoint, task)
+        return build_graph(checkpoint, task, token_embeddings=token_embeddings)
     if kind is ReferenceKind.NUMPY:
         raise UnsupportedModel(
             f"Architecture {checkpoint.model_type!r} goes through torch, unknown to the NumPy "
@@ -128,7 +144,7 @@ def _build(checkpoint: Checkpoint, task: Task, kind: ReferenceKind) -> BuiltGrap
         )
     from tremplin.optimize.importing.torch_export import export_graph
 
-    return export_graph(checkpoint, task)
+    return export_graph(checkpoint, task, token_embeddings=token_embeddings)
 
 
 def _notes(checkpoint: Checkpoint, task: Task, built: BuiltGraph) -> tuple[str, ...]:
@@ -143,8 +159,13 @@ def _notes(checkpoint: Checkpoint, task: Task, built: BuiltGraph) -> tuple[str, 
             f"The source declares prompts ({', '.join(prompts)}) that its users put before a text. "
             "They are not part of the graph: the caller adds them."
         )
-    if built.labels.is_regression:
-        notes.append("The scores are raw: a cross-encoder's library may put a sigmoid after them.")
+    if task is Task.RERANKING:
+        notes.append(
+            "One output and no classes: imported as a cross-encoder, which scores a query and a document. "
+            "The graph's scores are raw; /rerank answers their sigmoid unless raw ones are asked for."
+        )
+    elif built.labels.is_regression:
+        notes.append("The scores are raw, and no service answers with them.")
     if built.built_by != BUILT_BY_TREMPLIN:
         notes.append(
             f"Tremplin has no builder for {checkpoint.model_type!r}: {built.built_by} exported the graph."

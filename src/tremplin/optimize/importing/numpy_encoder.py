@@ -20,6 +20,13 @@ Ids = npt.NDArray[np.int64]
 
 PREFIXES = {"bert": "bert.", "electra": "electra.", "distilbert": "distilbert.", "mpnet": "mpnet."}
 
+# Linear layer, normalisation and last layer of what guesses masked tokens; the RoBERTas and MPNet have one form.
+MASKED_HEADS = {
+    "bert": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions"),
+    "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector"),
+    "electra": ("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head"),
+}
+
 
 def erf(x: Floats) -> npt.NDArray[np.float64]:
     """Error function, absolute error below 1.5e-7. Source: Abramowitz and Stegun, formula 7.1.26."""
@@ -98,6 +105,21 @@ class NumpyEncoder:
         for index in range(self._int("num_hidden_layers", "n_layers")):
             x = self._layer(x, index, bias)
         return x
+
+    def token_logits(self, hidden: Floats) -> Floats:
+        """Return a masked language model's guesses, (tokens, vocabulary), from its hidden states."""
+        inner, norm, last = MASKED_HEADS.get(self.kind, ("lm_head.dense", "lm_head.layer_norm", "lm_head"))
+        function = self.activation if self.kind in ("bert", "distilbert") else gelu
+        narrow = self._norm(function(self.linear(hidden, inner)), norm)
+        own = last if self.kind in ("distilbert", "electra") else f"{last}.decoder"
+        if self.config.get("tie_word_embeddings") is False:
+            table, biases = self.tensor(f"{own}.weight"), (f"{own}.bias", f"{last}.bias")
+        else:
+            table = self._word_table(f"{self.prefix}embeddings.word_embeddings.weight")
+            biases = (f"{last}.bias", f"{own}.bias")
+        bias = next(name for name in biases if name in self._weights)
+        logits: Floats = narrow @ table.T + self.tensor(bias)
+        return logits
 
     def linear(self, x: Floats, name: str) -> Floats:
         """Apply the linear layer of this full tensor name."""

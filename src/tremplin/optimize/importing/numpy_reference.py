@@ -33,10 +33,13 @@ DENSE_FUNCTIONS: dict[str, Callable[[Floats], Floats]] = {
 class NumpyReference:
     """A source recomputed in NumPy, one text at a time and without padding."""
 
-    def __init__(self, checkpoint: Checkpoint, task: Task, max_tokens: int) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, task: Task, max_tokens: int, *, token_embeddings: bool = False
+    ) -> None:
         from tokenizers import Tokenizer
 
         self._task = task
+        self._token_embeddings = token_embeddings
         self._checkpoint = checkpoint
         self._values = json.loads((checkpoint.folder / "config.json").read_bytes())
         self._encoder = NumpyEncoder(self._values, checkpoint.weights)
@@ -55,7 +58,7 @@ class NumpyReference:
     @property
     def labels(self) -> tuple[str, ...]:
         """Names from id2label, by index."""
-        if self._task not in (Task.CLASSIFICATION, Task.TOKEN_CLASSIFICATION):
+        if self._task not in (Task.CLASSIFICATION, Task.RERANKING, Task.TOKEN_CLASSIFICATION):
             return ()
         stored = self._values.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
         return tuple(stored[key] for key in sorted(stored, key=int))
@@ -85,9 +88,14 @@ class NumpyReference:
         hidden = self._encoder.hidden_states(ids, types)
         match self._task:
             case Task.EMBEDDING:
-                return {"embedding": self._embed(hidden)}
+                tokens = {"token_embeddings": hidden} if self._token_embeddings else {}
+                return {"embedding": self._embed(hidden)} | tokens
+            case Task.SPARSE_EMBEDDING:
+                return {"sparse_embedding": self._pool_sparse(self._encoder.token_logits(hidden))}
             case Task.CLASSIFICATION:
                 return self._classify(self._sequence_logits(hidden[0]))
+            case Task.RERANKING:
+                return {"scores": self._sequence_logits(hidden[0])}
             case Task.TOKEN_CLASSIFICATION:
                 logits = self._encoder.linear(hidden, "classifier")
                 return {"logits": logits, "probabilities": softmax(logits)}
@@ -115,6 +123,16 @@ class NumpyReference:
             return {"scores": logits}
         squash = sigmoid if problem == "multi_label_classification" else softmax
         return {"logits": logits, "probabilities": squash(logits)}
+
+    def _pool_sparse(self, logits: Floats) -> Floats:
+        """SPLADE: a weight for each entry of the vocabulary, from (tokens, vocabulary)."""
+        declared = next((m.config.values for m in self._modules if m.kind == "SpladePooling"), {})
+        weights = np.log1p(relu(logits))
+        if declared.get("activation_function") == "log1p_relu":
+            weights = np.log1p(weights)
+        return np.asarray(
+            weights.sum(axis=0) if declared.get("pooling_strategy") == "sum" else weights.max(axis=0)
+        )
 
     def _embed(self, hidden: Floats) -> Floats:
         if not any(module.kind == "Pooling" for module in self._modules):

@@ -138,7 +138,7 @@ def check_parity(
     if reference.is_normalized:
         _check_unit_length(found["embedding"])
     for name, difference in differences.items():
-        is_bounded = name == "probabilities" or reference.is_normalized
+        is_bounded = name == "probabilities" or (name == "embedding" and reference.is_normalized)
         allowed = tolerance * BOUNDED_SHARE if is_bounded else tolerance
         if not difference <= allowed:
             raise ParityFailed(

@@ -50,7 +50,7 @@ _QUESTIONS = (
 
 
 def probes(task: Task, takes_pairs: bool) -> tuple[Text, ...]:
-    """Return the texts to compare on: pairs for question answering, both when a classifier takes pairs."""
-    if task is Task.QUESTION_ANSWERING:
+    """Return the texts to compare on: pairs where a task is about pairs, both when a classifier takes them."""
+    if task in (Task.QUESTION_ANSWERING, Task.RERANKING):
         return _QUESTIONS + tuple((PROBES[i], PROBES[i + 1]) for i in range(0, len(PROBES) - 1, 2))
     return PROBES + _QUESTIONS if takes_pairs else PROBES

@@ -54,9 +54,17 @@ class Reference(Protocol):
         ...
 
 
-def open_reference(checkpoint: Checkpoint, task: Task, max_tokens: int, kind: ReferenceKind) -> Reference:
+def open_reference(
+    checkpoint: Checkpoint,
+    task: Task,
+    max_tokens: int,
+    kind: ReferenceKind,
+    *,
+    token_embeddings: bool = False,
+) -> Reference:
     """Return the reference asked for; AUTO takes transformers when it is installed, else NumPy.
 
+    With ``token_embeddings`` it gives an embedding model's hidden states as well.
     Raises MissingExtra when TRANSFORMERS is asked for and is not installed.
     """
     is_possible = has_transformers(task, checkpoint.is_sentence_model)
@@ -68,10 +76,10 @@ def open_reference(checkpoint: Checkpoint, task: Task, max_tokens: int, kind: Re
     if kind is ReferenceKind.NUMPY or not is_possible:
         from tremplin.optimize.importing.numpy_reference import NumpyReference
 
-        return NumpyReference(checkpoint, task, max_tokens)
+        return NumpyReference(checkpoint, task, max_tokens, token_embeddings=token_embeddings)
     from tremplin.optimize.importing.transformers_reference import TransformersReference
 
-    return TransformersReference(checkpoint, task, max_tokens)
+    return TransformersReference(checkpoint, task, max_tokens, token_embeddings=token_embeddings)
 
 
 def has_transformers(task: Task, is_sentence_model: bool) -> bool:

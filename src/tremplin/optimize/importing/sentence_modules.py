@@ -1,6 +1,6 @@
 """What turns token vectors into one sentence vector: pooling, dense layers, normalisation, in order.
 
-Source: the modules of sentence-transformers 6.2 (Pooling, Dense, Normalize).
+Source: the modules of sentence-transformers 6.2 (Pooling, Dense, Normalize, SpladePooling).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from tremplin.errors import IncompleteSource, UnsupportedModel
 from tremplin.optimize.importing.checkpoint import Checkpoint, Config, SentenceModule
 from tremplin.optimize.importing.encoder_weights import Linear, read_linear
 from tremplin.optimize.importing.weights import Weights
+
+SPLADE_MODULE = "SpladePooling"
 
 POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 
@@ -57,6 +59,19 @@ class Normalize:
 
 EmbeddingStep = Pooling | Dense | Normalize
 
+
+@dataclass(frozen=True)
+class SpladePooling:
+    """A language model's logits for each token to one weight for each entry of the vocabulary."""
+
+    strategy: str = "max"
+    """``max`` or ``sum``, over the tokens."""
+    logarithms: int = 1
+    """How often log(1 + x) is taken of the positive logits."""
+
+
+SPLADE_LOGARITHMS = {"relu": 1, "log1p_relu": 2}
+
 # For a bare encoder asked to embed: what sentence-transformers does with one, plus unit length.
 MEAN_AND_NORMALIZE: tuple[EmbeddingStep, ...] = (Pooling(("mean",)), Normalize())
 
@@ -77,6 +92,25 @@ def read_embedding_steps(checkpoint: Checkpoint, hidden_size: int) -> tuple[Embe
             steps.append(step)
             width = width_after(step, width)
     return tuple(steps)
+
+
+def read_splade_pooling(checkpoint: Checkpoint) -> SpladePooling:
+    """Return how logits are pooled: as the source declares, or as SPLADE v2 does when it declares nothing.
+
+    Raises UnsupportedModel for a pooling that cannot be built, or for other modules.
+    """
+    modules = [module for module in checkpoint.modules if module.kind != "Dropout"]
+    if not modules:
+        return SpladePooling()
+    if [module.kind for module in modules] != [SPLADE_MODULE]:
+        found = ", ".join(module.kind for module in modules)
+        raise UnsupportedModel(f"{checkpoint.root} has the modules {found}; expected {SPLADE_MODULE} alone.")
+    config = modules[0].config
+    strategy = config.text("pooling_strategy", default="max")
+    activation = config.text("activation_function", default="relu")
+    if strategy not in ("max", "sum") or activation not in SPLADE_LOGARITHMS:
+        raise UnsupportedModel(f"{config.path}: pooling {strategy!r} of {activation!r} cannot be built.")
+    return SpladePooling(strategy, SPLADE_LOGARITHMS[activation])
 
 
 def width_after(step: EmbeddingStep, width: int) -> int:

@@ -17,7 +17,7 @@ from tremplin.optimize.importing.build import BuiltGraph, graph_metadata
 from tremplin.optimize.importing.checkpoint import Checkpoint
 from tremplin.optimize.importing.encoder_graph import PAIR_TASKS
 from tremplin.optimize.importing.graph_writer import MAX_ONE_FILE_BYTES, GraphWriter
-from tremplin.optimize.importing.sentence_modules import read_embedding_steps
+from tremplin.optimize.importing.sentence_modules import read_embedding_steps, read_splade_pooling
 from tremplin.optimize.importing.tokenizer import prepare_tokenizer, token_limit
 from tremplin.registry.task import Task
 
@@ -31,7 +31,7 @@ EXAMPLE_SHAPE = (2, 12)  # both axes are declared free; neither may be 0 or 1 in
 DEFAULT_POSITIONS = 512
 
 
-def export_graph(checkpoint: Checkpoint, task: Task) -> BuiltGraph:
+def export_graph(checkpoint: Checkpoint, task: Task, *, token_embeddings: bool = False) -> BuiltGraph:
     """Return the graph of a checkpoint, its encoder exported by torch, not yet proven.
 
     Raises MissingExtra without torch, transformers and onnxscript, UnsupportedModel when torch cannot export
@@ -53,8 +53,11 @@ def export_graph(checkpoint: Checkpoint, task: Task) -> BuiltGraph:
     match task:
         case Task.EMBEDDING:
             width = int(model.config.hidden_size)
-            shapes = heads.write_embedding(writer, RAW_OUTPUT, read_embedding_steps(checkpoint, width), width)
-        case Task.CLASSIFICATION:
+            steps = read_embedding_steps(checkpoint, width)
+            shapes = heads.write_embedding(writer, RAW_OUTPUT, steps, width, token_embeddings=token_embeddings)
+        case Task.SPARSE_EMBEDDING:
+            shapes = heads.write_splade(writer, RAW_OUTPUT, read_splade_pooling(checkpoint), rows)
+        case Task.CLASSIFICATION | Task.RERANKING:
             shapes = heads.write_answer(writer, RAW_OUTPUT, labels, ["batch"])
         case Task.TOKEN_CLASSIFICATION:
             shapes = heads.write_answer(writer, RAW_OUTPUT, labels, ["batch", "tokens"])

@@ -13,12 +13,15 @@ import numpy as np
 from tremplin.errors import IncompleteSource
 from tremplin.optimize.importing.checkpoint import Checkpoint
 from tremplin.optimize.importing.reference import Answers, Text
+from tremplin.optimize.importing.sentence_modules import SpladePooling, read_splade_pooling
 from tremplin.optimize.importing.weights import Floats
 from tremplin.registry.task import Task
 
 AUTO_CLASSES = {
     Task.EMBEDDING: "AutoModel",
+    Task.SPARSE_EMBEDDING: "AutoModelForMaskedLM",
     Task.CLASSIFICATION: "AutoModelForSequenceClassification",
+    Task.RERANKING: "AutoModelForSequenceClassification",
     Task.TOKEN_CLASSIFICATION: "AutoModelForTokenClassification",
     Task.QUESTION_ANSWERING: "AutoModelForQuestionAnswering",
 }
@@ -27,8 +30,12 @@ AUTO_CLASSES = {
 class TransformersReference:
     """A source loaded by the library it was written with, float32 on the CPU, one text at a time."""
 
-    def __init__(self, checkpoint: Checkpoint, task: Task, max_tokens: int) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, task: Task, max_tokens: int, *, token_embeddings: bool = False
+    ) -> None:
         self._task = task
+        self._token_embeddings = token_embeddings
+        self._pooling = read_splade_pooling(checkpoint) if task is Task.SPARSE_EMBEDDING else SpladePooling()
         self._max_tokens = max_tokens
         self._sentence_model: Any = None
         with quiet():
@@ -53,7 +60,7 @@ class TransformersReference:
     @property
     def labels(self) -> tuple[str, ...]:
         """Names from the loaded configuration, by index."""
-        if self._task not in (Task.CLASSIFICATION, Task.TOKEN_CLASSIFICATION):
+        if self._task not in (Task.CLASSIFICATION, Task.RERANKING, Task.TOKEN_CLASSIFICATION):
             return ()
         named = self._model.config.id2label
         return tuple(str(named[index]) for index in range(len(named)))
@@ -77,7 +84,8 @@ class TransformersReference:
         if self._sentence_model is not None:
             # Not encode(): it would add the model's default prompt, which is the caller's business here.
             features = self._sentence_model.preprocess([text])
-            return {"embedding": _floats(self._sentence_model(features)["sentence_embedding"][0])}
+            given = self._sentence_model(features)
+            return self._embedding(given["sentence_embedding"][0], given["token_embeddings"][0])
         parts = (text,) if isinstance(text, str) else text
         # "longest_first" is what tokenizer.json does with a pair that is too long.
         encoded = self._tokenizer(
@@ -89,7 +97,11 @@ class TransformersReference:
                 import torch
 
                 mean = output.last_hidden_state[0].mean(dim=0)
-                return {"embedding": _floats(torch.nn.functional.normalize(mean, dim=0))}
+                return self._embedding(torch.nn.functional.normalize(mean, dim=0), output.last_hidden_state[0])
+            case Task.SPARSE_EMBEDDING:
+                return {"sparse_embedding": _floats(self._pool_sparse(output.logits[0]))}
+            case Task.RERANKING:
+                return {"scores": _floats(output.logits[0])}
             case Task.QUESTION_ANSWERING:
                 return {
                     "start_logits": _floats(output.start_logits[0]),
@@ -97,6 +109,16 @@ class TransformersReference:
                 }
             case _:
                 return self._classify(output.logits[0])
+
+    def _embedding(self, embedding: Any, hidden: Any) -> dict[str, Floats]:
+        answer = {"embedding": _floats(embedding)}
+        return answer | {"token_embeddings": _floats(hidden)} if self._token_embeddings else answer
+
+    def _pool_sparse(self, logits: Any) -> Any:
+        weights = logits.relu()
+        for _ in range(self._pooling.logarithms):
+            weights = weights.log1p()
+        return weights.sum(dim=0) if self._pooling.strategy == "sum" else weights.amax(dim=0)
 
     def _classify(self, logits: Any) -> dict[str, Floats]:
         import torch

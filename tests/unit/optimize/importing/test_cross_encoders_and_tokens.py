@@ -180,8 +180,9 @@ def test_splade_is_that_of_the_library(
     assert ((found > 0) == (expected > 0)).all()
 
 
-def test_a_head_with_a_table_of_its_own(save_transformers_model: Any, tmp_path: Path) -> None:
-    source = save_transformers_model("bert", "ModelForMaskedLM", tie_word_embeddings=False)
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "electra"])
+def test_a_head_with_a_table_of_its_own(family: str, save_transformers_model: Any, tmp_path: Path) -> None:
+    source = save_transformers_model(family, "ModelForMaskedLM", tie_word_embeddings=False, **FAMILIES[family])
     for reference in ("numpy", "transformers"):
         model = import_model(source, tmp_path / reference, task=Task.SPARSE_EMBEDDING, reference=reference)
         assert model.parity.max_abs_difference <= TIGHT
