@@ -132,7 +132,7 @@ def float_parent(registry: Registry, ref: str) -> Manifest:
     named = registry.resolve(ref)
     if "@" not in ref:
         named = next((m for m in reversed(registry.versions(ref)) if m.precision == "fp32"), named)
-    if named.interface.task not in SERVED_OUTPUT:
+    if named.interface.task not in (Task.EMBEDDING, Task.CLASSIFICATION):
         raise OptimizeFailed(
             f"{named.ref} does {named.interface.task}; only embedding and classification are optimised today."
         )
