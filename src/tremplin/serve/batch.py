@@ -8,8 +8,11 @@ from enum import StrEnum
 
 from tremplin.serve.costs import CostModel
 
-# How many of the oldest rows compete for a batch; bounds the work of one decision.
+# How many of the oldest rows are looked at; bounds the work of one decision.
 WINDOW = 512
+# Of those the older half competes for a batch, and not fewer than this. More competitors pad less and wait longer:
+# docs/decisions/0012.
+LEAST_COMPETING = 32
 
 
 @dataclass(frozen=True)
@@ -55,47 +58,44 @@ def choose(lengths: Sequence[int], costs: CostModel, limits: BatchLimits, overdu
     rows need, over what the batch is predicted to take. There is no timer: what is left waits for the next
     batch only because computing it now would be slower.
 
-    The row that must go is the oldest. When rows are ``overdue`` (indices, the most overdue first), it is the
+    The older half of the rows competes. The row that must go is the oldest. When rows are ``overdue`` (indices, the most overdue first), it is the
     first of them, and only overdue rows go with it.
     """
-    candidates = list(overdue) if overdue else list(range(min(len(lengths), WINDOW)))
-    order = sorted(candidates, key=lengths.__getitem__)
-    low = high = order.index(candidates[0])
-    width = lengths[candidates[0]]
-    useful = costs.row_s(width)
-    best, kept = useful / costs.batch_s(1, width), (low, high)
-    stopped_by = Release.ALL
-    while True:
-        rows = high - low + 2
-        if rows - 1 == len(order):
-            break
+    candidates = overdue or range(min(len(lengths), max(LEAST_COMPETING, len(lengths) // 2)))
+    anchor = candidates[0]
+    width = lengths[anchor]
+    # Sorting keeps the order of arrival among rows of one length: the older goes first on both sides.
+    longer = sorted((i for i in candidates if i != anchor and lengths[i] >= width), key=lengths.__getitem__)
+    shorter = sorted((i for i in candidates if lengths[i] < width), key=lambda i: -lengths[i])
+    chosen, useful = [anchor], costs.row_s(width)
+    best, kept, stopped_by = useful / costs.batch_s(1, width), 1, Release.ALL
+    above = below = 0
+    while above < len(longer) or below < len(shorter):
+        rows = len(chosen) + 1
         if rows > limits.max_rows:
             stopped_by = Release.ROWS
             break
-        shorter = order[low - 1] if low > 0 and rows * width <= limits.max_tokens else None
-        longer = order[high + 1] if high + 1 < len(order) else None
-        if longer is not None and rows * lengths[longer] > limits.max_tokens:
-            longer = None
-        if shorter is None and longer is None:
+        up = down = -1.0  # the share of useful work with one row more from either side; -1 for none that fits
+        if above < len(longer) and rows * lengths[longer[above]] <= limits.max_tokens:
+            length = lengths[longer[above]]
+            up = (useful + costs.row_s(length)) / costs.batch_s(rows, length)
+        if below < len(shorter) and rows * width <= limits.max_tokens:
+            down = (useful + costs.row_s(lengths[shorter[below]])) / costs.batch_s(rows, width)
+        if up < 0 and down < 0:
             stopped_by = Release.TOKENS
             break
-        with_shorter = with_longer = 0.0
-        if shorter is not None:
-            with_shorter = (useful + costs.row_s(lengths[shorter])) / costs.batch_s(rows, width)
-        if longer is not None:
-            with_longer = (useful + costs.row_s(lengths[longer])) / costs.batch_s(rows, lengths[longer])
-        if longer is not None and with_longer >= with_shorter:
-            high, width, share = high + 1, lengths[longer], with_longer
-            useful += costs.row_s(width)
+        if up >= down:
+            chosen.append(longer[above])
+            width, above = lengths[longer[above]], above + 1
         else:
-            assert shorter is not None  # one of them fits
-            low, share = low - 1, with_shorter
-            useful += costs.row_s(lengths[shorter])
-        if share >= best:
-            best, kept = share, (low, high)
-    chosen = order[kept[0] : kept[1] + 1]
+            chosen.append(shorter[below])
+            below += 1
+        useful += costs.row_s(lengths[chosen[-1]])
+        if max(up, down) >= best:
+            best, kept = max(up, down), rows
+    if kept < len(chosen) or (stopped_by is Release.ALL and kept < len(lengths)):
+        stopped_by = Release.COST
+    chosen = chosen[:kept]
     if overdue:
         return Cut(chosen, Release.OVERDUE)
-    if len(chosen) == len(lengths):
-        return Cut(chosen, Release.ALL)
-    return Cut(chosen, stopped_by if kept == (low, high) else Release.COST)
+    return Cut(chosen, stopped_by)

@@ -27,6 +27,9 @@ LEARNING = 0.05
 OUTLIER = 4.0
 
 LEAST_TOKEN_S = 1e-9
+
+# What a batch may give away of the best throughput for being short: everyone waits for it, whatever his class.
+NEAR_BEST = 0.06
 WIDTH = 16  # tokens of a typical short text
 
 Floats = NDArray[np.float64]
@@ -85,14 +88,14 @@ class CostModel:
 def token_budget(costs: BatchCosts, width: int = WIDTH, largest: int = 1024) -> int:
     """Return how many padded tokens a batch should hold: more would cost latency and gain nothing.
 
-    It is the smallest power of two at which the share of useful work comes within 3 % of the best, for rows of
-    ``width`` tokens and up to ``largest`` tokens, the largest batch that is measured and so known to fit memory.
+    It is the smallest power of two at which the share of useful work comes within NEAR_BEST of the best, for rows
+    of ``width`` tokens and up to ``largest`` tokens, the largest batch that is measured and so known to fit memory.
     """
     sizes = [1 << power for power in range(width.bit_length() - 1, largest.bit_length())]
     row_s = costs.row_s + costs.token_s * width + costs.pair_s * width * width
     shares = [size / width * row_s / _seconds(costs, size // width, size, width) for size in sizes]
     best = max(shares)
-    return next(size for size, share in zip(sizes, shares, strict=True) if share >= 0.97 * best)
+    return next(size for size, share in zip(sizes, shares, strict=True) if share >= (1 - NEAR_BEST) * best)
 
 
 def fit(measured: Sequence[Throughput]) -> BatchCosts:

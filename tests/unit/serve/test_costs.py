@@ -76,8 +76,9 @@ def test_a_larger_batch_never_costs_less(rows: int, width: int) -> None:
 def test_the_budget_is_where_more_tokens_gain_nothing() -> None:
     flat = BatchCosts(batch_s=0.0, row_s=0.0, token_s=1e-4, pair_s=0.0)
     assert token_budget(flat) == 16  # a batch costs nothing to start: one row is as good as many
-    assert token_budget(BatchCosts(8e-4, 0.0, 1e-4, 0.0)) == 256  # 8 tokens' worth: 3 % of 264
-    caches = BatchCosts(8e-4, 0.0, 1e-4, 0.0, knees=((128, 1e-4),))
+    assert token_budget(BatchCosts(8e-4, 0.0, 1e-4, 0.0)) == 128  # 8 tokens' worth of 136
+    assert token_budget(BatchCosts(3e-3, 0.0, 1e-4, 0.0)) == 512
+    caches = BatchCosts(3e-3, 0.0, 1e-4, 0.0, knees=((128, 1e-4),))
     assert token_budget(caches) == 128
 
 

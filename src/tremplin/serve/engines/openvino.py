@@ -103,8 +103,8 @@ class OpenVinoEngine:
     def _forget_outputs(self, request: Any) -> None:
         """Overwrite what the request answered last.
 
-        When memory runs out in the middle of a batch, `infer` of 2026.4 returns as if all were well and the outputs
-        still hold the batch before: the answer of another caller.
+        When memory runs out in the middle of a batch, `infer` of 2026.4 returns as if all were well, and the
+        outputs still hold the batch before: the answer of another caller.
         """
         for index in range(len(self.outputs)):
             request.get_output_tensor(index).data[...] = np.nan

@@ -1,8 +1,8 @@
 """Whether int8 products overflow on a CPU.
 
 x86 multiplies uint8 activations by int8 weights two by two. Without VNNI the instruction (``vpmaddubsw``) adds
-each pair in 16 bits and cuts what does not fit, silently: 255 * 127 * 2 is twice what 16 bits hold. An engine there
-needs slower kernels, or weights that are *narrow* (``optimize/passes/graph.py``, docs/decisions/0011).
+each pair in 16 bits and cuts what does not fit, silently: 255 * 127 * 2 is twice what 16 bits hold. An engine
+there needs slower kernels, or weights that are *narrow* (``optimize/passes/graph.py``, docs/decisions/0011).
 """
 
 from __future__ import annotations
