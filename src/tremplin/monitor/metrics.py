@@ -108,7 +108,7 @@ class Metrics:
 
     def watch(self, fleet: Fleet) -> None:
         """Report the state of the versions that are loaded when Prometheus asks."""
-        self.registry.register(_FleetCollector(fleet))
+        self.registry.register(FleetCollector(fleet))
 
     def request(self, route: str, code: int, seconds: float) -> None:
         """Count one answer; ``route`` is a template, never an address a caller chose."""
@@ -147,51 +147,42 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class _FleetCollector(Collector):
+class FleetCollector(Collector):
     """Reads the loaded versions when it is asked: which they are changes while the server runs."""
+
+    LABELS = ("model", "version")
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
     def collect(self) -> Iterator[Metric]:
         """Return one sample a version of each metric."""
-        labels = ["model", "version"]
-        gauges: list[tuple[GaugeMetricFamily | CounterMetricFamily, Callable[[Inferencer], float]]] = [
-            (
-                GaugeMetricFamily("tremplin_queue_tokens", "Tokens admitted and not yet answered.", labels=labels),
-                lambda inferencer: inferencer.admission.queued_tokens,
-            ),
-            (
-                GaugeMetricFamily(
-                    "tremplin_queue_work_seconds", "Seconds the queued work is predicted to take.", labels=labels
-                ),
-                lambda inferencer: sum(map(inferencer.admission.predicted_wait_s, Priority)),
-            ),
-            (
-                GaugeMetricFamily(
-                    "tremplin_cost_drift_ratio", "Observed over predicted batch time, of late.", labels=labels
-                ),
-                lambda inferencer: inferencer.costs.drift,
-            ),
-            (
-                GaugeMetricFamily("tremplin_engine_healthy", "1 while batches succeed.", labels=labels),
-                lambda inferencer: inferencer.engine.health(),
-            ),
-            (
-                CounterMetricFamily("tremplin_engine_restarts", "Engines started anew.", labels=labels),
-                lambda inferencer: inferencer.engine.restarts,
-            ),
-            (
-                GaugeMetricFamily(
-                    "tremplin_version_forced_info",
-                    "1 for a version served although it misses its quality bound.",
-                    labels=labels,
-                ),
-                lambda inferencer: bool(inferencer.broken_bounds),
-            ),
-        ]
-        for family, read in gauges:
+        for name, help_text, read in OF_A_VERSION:
+            family: GaugeMetricFamily | CounterMetricFamily
+            if name.endswith("_total"):
+                family = CounterMetricFamily(name.removesuffix("_total"), help_text, labels=self.LABELS)
+            else:
+                family = GaugeMetricFamily(name, help_text, labels=self.LABELS)
             for inferencer in self._fleet.inferencers:
                 manifest = inferencer.manifest
                 family.add_metric([manifest.model, manifest.version], float(read(inferencer)))
             yield family
+
+
+# Name, help and value of what is read from a loaded version.
+OF_A_VERSION: tuple[tuple[str, str, Callable[[Inferencer], float]], ...] = (
+    ("tremplin_queue_tokens", "Tokens admitted and not yet answered.", lambda one: one.admission.queued_tokens),
+    (
+        "tremplin_queue_work_seconds",
+        "Seconds the queued work is predicted to take.",
+        lambda one: max(map(one.admission.predicted_wait_s, Priority)),
+    ),
+    ("tremplin_cost_drift_ratio", "Observed over predicted batch time, of late.", lambda one: one.costs.drift),
+    ("tremplin_engine_healthy", "1 while batches succeed.", lambda one: one.engine.health()),
+    ("tremplin_engine_restarts_total", "Engines started anew.", lambda one: one.engine.restarts),
+    (
+        "tremplin_version_forced_info",
+        "1 for a version served although it misses its quality bound.",
+        lambda one: bool(one.broken_bounds),
+    ),
+)
