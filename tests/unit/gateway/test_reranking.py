@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,12 @@ from tests import tiny_models
 from tests.asgi_client import client_of
 from tests.tiny_imports import publish_cross_encoder, publish_import
 from tests.unit.optimize.importing.tiny_checkpoints import WORDS, write_bert
-from tremplin.config import Settings
-from tremplin.errors import NotServable
+from tremplin.errors import NotServable, OptimizeFailed
+from tremplin.optimize.optimiser import float_parent
 from tremplin.registry.manifest import Manifest
-from tremplin.registry.services import Service
 from tremplin.registry.store import Registry
 from tremplin.registry.task import Task
-from tremplin.wiring import Server, build_server
+from tremplin.wiring import Server
 
 QUERY = "which train takes light to the plants?"
 TEXTS = ["the train", "le phare, the light of plants", "yes", "no order: " * 4, "sugar", "the train " * 6]
@@ -37,23 +36,6 @@ Build = Callable[..., Server]
 def checkpoint(tmp_path: Path) -> Path:
     """The folder of the cross-encoder's source."""
     return tmp_path / "cross-encoder"
-
-
-@pytest.fixture
-def build(registry: Registry, tiny_settings: Settings) -> Iterator[Build]:
-    """Return a function that serves some versions; its options replace settings."""
-    built: list[Server] = []
-
-    def make(*manifests: Manifest, **changes: Any) -> Server:
-        server = build_server(tiny_settings.model_copy(update=changes), registry, follows_file=False)
-        built.append(server)
-        server.deployment.start([Service(m.model, m.interface.task, m.ref) for m in manifests])
-        server.state.is_started = True
-        return server
-
-    yield make
-    for server in built:
-        server.deployment.stop()
 
 
 @pytest.fixture
@@ -383,3 +365,14 @@ def test_a_plain_regression_is_not_served(registry: Registry, build: Build, tmp_
     manifest = publish_import(registry, source, "regression", task=Task.CLASSIFICATION)
     with pytest.raises(NotServable, match="does classification and answers scores"):
         build(manifest)
+
+
+def test_a_cross_encoder_is_not_optimised_without_evidence(registry: Registry, ranker: Manifest) -> None:
+    with pytest.raises(OptimizeFailed, match="does reranking; only embedding and classification"):
+        float_parent(registry, ranker.model)
+
+
+async def test_pairs_cross_to_an_engine_in_a_process_of_its_own(build: Build, ranker: Manifest) -> None:
+    expected = await raw_scores(client_of(build(ranker)), QUERY, TEXTS)
+    found = await raw_scores(client_of(build(ranker, engine_process=True)), QUERY, TEXTS)
+    np.testing.assert_allclose(found, expected, atol=ROUNDING)

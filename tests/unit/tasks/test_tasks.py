@@ -14,8 +14,10 @@ from tremplin.errors import BadInput
 from tremplin.tasks.classify import classification
 from tremplin.tasks.embed import shorten, unit
 from tremplin.tasks.explain import MAX_SPANS, explanation, occlusions, spans
+from tremplin.tasks.rerank import ranking, sigmoid
 from tremplin.tasks.search import Document, nearest
 from tremplin.tasks.similarity import cosine
+from tremplin.tasks.sparse import sparse_vector
 from tremplin.tasks.zero_shot import CandidateLabel, nearest_label
 
 vectors = arrays.arrays(np.float32, (5, 8), elements=st.floats(-10, 10, width=32)).map(
@@ -114,3 +116,36 @@ def test_zero_shot_orders_labels_by_cosine(rows: np.ndarray) -> None:
 def test_a_label_is_compared_by_what_it_means() -> None:
     assert CandidateLabel("late_parcel", "the parcel is late").text == "late parcel: the parcel is late"
     assert CandidateLabel("late parcel").text == "late parcel"
+
+
+raw_scores = arrays.arrays(np.float32, st.integers(1, 9), elements=st.floats(-200, 200, width=32))
+
+
+@given(raw_scores, st.none() | st.integers(1, 12))
+def test_a_ranking_is_the_best_documents_in_order(scores: np.ndarray, top_n: int | None) -> None:
+    raw = ranking(scores, raw_scores=True, top_n=top_n)
+    assert len(raw) == min(len(scores), top_n or len(scores))
+    assert [ranked.score for ranked in raw] == np.sort(scores)[::-1][: len(raw)].tolist()
+    assert all(scores[ranked.index] == ranked.score for ranked in raw)
+    for before, after in pairwise(raw):
+        assert before.score > after.score or before.index < after.index  # equal scores keep their order
+    shown = ranking(scores, top_n=top_n)
+    assert [ranked.index for ranked in shown] == [ranked.index for ranked in raw]
+    assert all(0 <= ranked.score <= 1 for ranked in shown)
+
+
+def test_scores_too_large_to_tell_apart_keep_their_order() -> None:
+    scores = np.array([50, 90, 70], np.float32)
+    assert [ranked.index for ranked in ranking(scores)] == [1, 2, 0]
+    np.testing.assert_allclose(
+        sigmoid(np.array([0, 1, -1, 300, -300], np.float32)), [0.5, 0.7310586, 0.2689414, 1, 0]
+    )
+
+
+@given(arrays.arrays(np.float32, 30, elements=st.just(0.0) | st.floats(0.5, 5, width=32)))
+def test_a_sparse_vector_holds_what_is_not_zero(weights: np.ndarray) -> None:
+    found = sparse_vector(weights)
+    dense = np.zeros_like(weights)
+    dense[found.indices] = found.values
+    np.testing.assert_array_equal(dense, weights)
+    assert (found.values != 0).all()

@@ -89,6 +89,31 @@ def test_modernbert_token_heads(head: str, task: Task, save_transformers_model: 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("needs_exporter")
+@pytest.mark.parametrize(
+    ("head", "config", "options", "outputs"),
+    [
+        ("ModelForSequenceClassification", {"num_labels": 1}, {}, ["scores"]),
+        ("ModelForMaskedLM", {}, {"task": Task.SPARSE_EMBEDDING}, ["sparse_embedding"]),
+        ("Model", {}, {"token_embeddings": True}, ["embedding", "token_embeddings"]),
+    ],
+)
+def test_albert_ranks_and_embeds_tokens(
+    head: str,
+    config: dict[str, Any],
+    options: dict[str, Any],
+    outputs: list[str],
+    save_transformers_model: Any,
+    tmp_path: Path,
+) -> None:
+    folder = save_transformers_model("albert", head, embedding_size=16, **config)
+    model = import_model(folder, tmp_path / "imported", **options)
+    assert [entry.name for entry in onnx.load(model.onnx_path).graph.output] == outputs
+    assert model.built_by == "torch.onnx"
+    assert model.parity.max_abs_difference <= 2e-5
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("needs_exporter")
 def test_random_head_is_refused(save_transformers_model: Any, tmp_path: Path) -> None:
     """transformers would fill the missing head with random numbers and answer without a word."""
     folder = save_transformers_model("albert", embedding_size=16)

@@ -153,3 +153,22 @@ def write_bert(folder: Path, *, labels: int = 0, **config: object) -> Path:
     save_file(bert_tensors(vocabulary, labels, "bert." if labels else ""), folder / "model.safetensors")
     write_json(folder / "config.json", values | config)
     return folder
+
+
+def write_masked_bert(folder: Path) -> Path:
+    """Write a tiny BERT that guesses masked tokens, its word table shared with the guess."""
+    write_bert(folder, architectures=["BertForMaskedLM"])
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    generator = np.random.default_rng(5)
+    tensors = bert_tensors(vocabulary, prefix="bert.")
+    at = "cls.predictions"
+    for name, shape in (
+        (f"{at}.transform.dense.weight", (HIDDEN, HIDDEN)),
+        (f"{at}.transform.dense.bias", (HIDDEN,)),
+        (f"{at}.transform.LayerNorm.weight", (HIDDEN,)),
+        (f"{at}.transform.LayerNorm.bias", (HIDDEN,)),
+        (f"{at}.bias", (vocabulary,)),
+    ):
+        tensors[name] = generator.normal(0, 0.25, shape).astype(np.float32)
+    save_file(tensors, folder / "model.safetensors")
+    return folder
