@@ -38,6 +38,7 @@ def import_(
     from tremplin.optimize.importing import ImportedModel, import_model
     from tremplin.optimize.publish import import_and_publish
     from tremplin.registry.task import Task
+    from tremplin.serve.engine import SERVED_OUTPUT
     from tremplin.wiring import open_registry, threads_of
 
     if task is not None and task not in list(Task):
@@ -64,7 +65,9 @@ def import_(
     out.print(f"Parity    {parity.value:.1e} at most, over {parity.n} texts, with {manifest.quality.reference}")
     for note in manifest.origin.notes:
         out.print(f"Note      {note}", soft_wrap=True)
-    out.print(f"Next      tremplin optimize {manifest.model}")
+    if manifest.interface.task in SERVED_OUTPUT:
+        verb = "optimize" if manifest.interface.task in (Task.EMBEDDING, Task.CLASSIFICATION) else "serve"
+        out.print(f"Next      tremplin {verb} {manifest.model}")
 
 
 def _name_of(source: str) -> str:
