@@ -44,7 +44,7 @@ def run(rounds: int) -> Result:
         imported = import_bundled(folder / "fp32")
         interface = Interface(imported.task, imported.max_tokens, imported.vocab_size)
         tokenizer = TextTokenizer(imported.tokenizer_path, interface)
-        calibration = tokenizer.encode(bundled_texts().calibration[:CALIBRATION_TEXTS]).rows
+        calibration = tokenizer.encode(bundled_texts().calibration[:CALIBRATION_TEXTS]).ids
         statistics = collect_statistics(imported.onnx_path, calibration, threads=1)
         paths = {"fp32": imported.onnx_path}
         for scheme in SCHEMES:
@@ -54,7 +54,7 @@ def run(rounds: int) -> Result:
         for scheme, path in paths.items():
             engines[scheme] = OnnxRuntimeEngine(path, threads=1)
             engines[scheme].load()
-        rows = {"short": tokenizer.encode(short).rows, "long": tokenizer.encode(long).rows}
+        rows = {"short": tokenizer.encode(short).ids, "long": tokenizer.encode(long).ids}
         rates = _rates(engines, rows, rounds)
         figures: list[Figure] = []
         reference = _vectors(engines["fp32"], rows)

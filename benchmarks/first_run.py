@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import subprocess
@@ -11,17 +10,10 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.record import Result, figure
-from benchmarks.server import closed_loop, request_bytes, running_server
-from benchmarks.texts import long_texts, short_texts
+from benchmarks.server import running_server
+from benchmarks.texts import distinct_short_texts, long_texts
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def bootstrapped(folder: Path) -> Path:
-    """Return a data folder made by ``tremplin up``, with a key."""
-    data = folder / "data"
-    with running_server(data):
-        return data
 
 
 def run(rounds: int) -> Result:
@@ -39,9 +31,8 @@ def run(rounds: int) -> Result:
                     restart.append(server.started_s)
                     idle.append(server.memory_bytes() / 1e6)
         with running_server(data) as server:
-            for texts in (short_texts(512)[1], long_texts(128)[1]):
-                wire = [request_bytes(server.host, server.key, text) for text in texts]
-                asyncio.run(closed_loop(server.host, server.port, wire, 128, seconds=10))
+            for texts in (distinct_short_texts()[1], long_texts(2048)[1]):
+                server.closed_loop([server.request(text) for text in texts], 128, seconds=10)
             worst.append(server.memory_bytes("VmHWM") / 1e6)
     size = _install_megabytes()
     return Result(

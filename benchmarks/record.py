@@ -39,6 +39,8 @@ class Result:
     """Cores, threads, texts, in words."""
     figures: list[Figure]
     notes: list[str] = field(default_factory=list)
+    software: dict[str, str] = field(default_factory=dict)
+    """Versions of what runs in environments of its own, by name."""
 
 
 def figure(
@@ -71,7 +73,7 @@ def keep(name: str, result: Result) -> None:
             continue
     body = asdict(result) | {
         "machine": asdict(read_machine()),
-        "software": found,
+        "software": found | result.software,
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -1,0 +1,1 @@
+"""Tremplin against the raw engine, against its peers, and against too much work."""

@@ -1,0 +1,1 @@
+"""The servers compared with: how each is installed, started, asked and understood."""
