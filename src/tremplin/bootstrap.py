@@ -18,6 +18,7 @@ from tremplin.registry.manifest import Manifest
 from tremplin.registry.services import Service, write_services
 from tremplin.registry.store import Registry
 from tremplin.registry.task import Task
+from tremplin.serve.engines.overflow import products_overflow
 
 ENCODER = "minilm"
 CLASSIFIER = "support-desk"
@@ -25,6 +26,8 @@ CLASSIFIER = "support-desk"
 # What the first run tries: the scheme that won on the machines measured (docs/decisions/0002), for each further
 # one costs five seconds. `tremplin optimize minilm` tries them all, `tremplin bench minilm` measures at leisure.
 FIRST_RUN_SCHEMES = ("mixed",)
+# What won where int8 products overflow: "mixed" needs kernels there that are a fifth slower (docs/decisions/0011).
+FIRST_RUN_SCHEMES_WITHOUT_VNNI = ("narrow",)
 
 # The encoder is English and half of the sentences are French: asking for 0.95 among the texts it answers would
 # leave two thirds unanswered.
@@ -52,7 +55,7 @@ def first_run(
         encoder,
         bundled_texts(),
         machine,
-        Optimisation(schemes=FIRST_RUN_SCHEMES, threads=threads, effort=BRIEF),
+        Optimisation(schemes=first_run_schemes(machine), threads=threads, effort=BRIEF),
         _part(progress, "optimise", 0.3, 0.7),
     )
     # Only a version whose evidence holds may serve without being forced.
@@ -77,6 +80,11 @@ def first_run(
     ]
     write_services(services_file, services)
     return services
+
+
+def first_run_schemes(machine: Machine) -> tuple[str, ...]:
+    """Return what the first run tries on a machine."""
+    return FIRST_RUN_SCHEMES_WITHOUT_VNNI if products_overflow(machine) else FIRST_RUN_SCHEMES
 
 
 def _published(registry: Registry, model: str, precision: str) -> Manifest | None:

@@ -37,8 +37,9 @@ from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
 from tremplin.serve.tokenize import TextTokenizer
 
 # What is tried by default. "mixed" is smoothing with the outlier channels of feed-forward layers in float;
-# "float2" leaves the two most sensitive products in float as well.
-SCHEMES = ("dynamic", "static", "smooth", "mixed", "float2")
+# "narrow" is the same with weights that overflow on no CPU (docs/decisions/0011); "float2" is "mixed" that leaves
+# the two most sensitive products in float as well.
+SCHEMES = ("dynamic", "static", "smooth", "mixed", "narrow", "float2")
 
 CALIBRATION_TEXTS = 160
 # Of two schemes within this share of each other's throughput, the more faithful one is better.
@@ -176,7 +177,7 @@ class _Judge:
 
     def candidate(self, scheme: str, result: PassResult, path: Path) -> Candidate:
         """Return quality and speed of a quantized graph."""
-        engine = self._engine(path)
+        engine = self._engine(path, narrow_weights=result.narrow_weights)
         metrics = (
             *self._compare(self._answers(engine)),
             batch_dependence(engine, self._rows, self._output),
@@ -184,7 +185,12 @@ class _Judge:
         engine.close()
         interface = self.source.interface
         speed = measure_speed(
-            EngineSpec(EngineName.ONNX_RUNTIME, str(path), self.options.threads),
+            EngineSpec(
+                EngineName.ONNX_RUNTIME,
+                str(path),
+                self.options.threads,
+                narrow_weights=result.narrow_weights,
+            ),
             machine=self.machine,
             max_tokens=interface.max_tokens,
             vocab_size=interface.vocab_size,
@@ -205,8 +211,8 @@ class _Judge:
         asked = self.options.bounds
         return default_bounds(self.source.interface.task) if asked is None else asked
 
-    def _engine(self, path: Path) -> Engine:
-        engine = OnnxRuntimeEngine(path, threads=self.machine.cores)
+    def _engine(self, path: Path, *, narrow_weights: bool = False) -> Engine:
+        engine = OnnxRuntimeEngine(path, threads=self.machine.cores, narrow_weights=narrow_weights)
         engine.load()
         return engine
 
@@ -236,6 +242,8 @@ def make_pass(scheme: str, statistics: Mapping[str, ChannelStatistics]) -> Pass:
             return StaticInt8(statistics, smooth=True, outlier_channels=0)
         case "mixed":
             return StaticInt8(statistics, smooth=True, outlier_channels=32)
+        case "narrow":
+            return StaticInt8(statistics, smooth=True, outlier_channels=32, narrow=True)
         case "float2":
             return StaticInt8(statistics, smooth=True, outlier_channels=32, float_layers=2)
     raise PassFailed(f"There is no scheme {scheme!r}; choose among {', '.join(SCHEMES)}.")
@@ -256,6 +264,7 @@ def _manifest(registry: Registry, source: Manifest, best: Candidate, candidates:
         origin=origin,
         artefacts=(),
         quality=best.quality,
+        narrow_weights=best.result.narrow_weights,
         report={"candidates": [_verdict(candidate, best) for candidate in candidates]},
     )
 

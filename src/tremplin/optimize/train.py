@@ -25,7 +25,8 @@ from tremplin.registry.passport import Bound, Quality
 from tremplin.registry.store import Registry
 from tremplin.registry.task import Task
 from tremplin.serve.engine import pad
-from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine, feeds_of
+from tremplin.serve.engines.feeds import feeds_of
+from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
 from tremplin.serve.tokenize import TextTokenizer
 
 
@@ -62,7 +63,7 @@ def train_and_publish(
     graph = registry.path(encoder, MODEL_FILE)
     tokenizer_file = registry.path(encoder, TOKENIZER_FILE)
     tokenizer = TextTokenizer(tokenizer_file, encoder.interface)
-    engine = OnnxRuntimeEngine(graph, threads=machine.cores)
+    engine = OnnxRuntimeEngine(graph, threads=machine.cores, narrow_weights=encoder.narrow_weights)
     engine.load()
 
     def encode(texts: Sequence[str]) -> NDArray[np.float32]:
@@ -123,6 +124,7 @@ def _manifest(
             bounds=(Bound("accuracy", at_least=_majority_share(training.data)),),
             software={name: installed(name) for name in ("onnxruntime", "onnx", "numpy")},
         ),
+        narrow_weights=encoder.narrow_weights,
         report=dict(trained.report),
     )
 

@@ -71,6 +71,8 @@ class Manifest:
     origin: Origin
     artefacts: tuple[Artefact, ...]
     quality: Quality
+    narrow_weights: bool = False
+    """No sum of two products of its int8 weights overflows 16 bits, so every x86 CPU may use its fast kernels."""
     created_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     report: dict[str, object] = field(default_factory=dict)
     """Evidence particular to the way it was made: a per-class table, the candidates that lost."""

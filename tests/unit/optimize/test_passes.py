@@ -5,6 +5,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from tests.unit.optimize.small_encoder import WIDE, random_rows, write_small_encoder
 from tremplin.errors import PassFailed
@@ -13,6 +16,7 @@ from tremplin.optimize.passes.dynamic_int8 import DynamicInt8
 from tremplin.optimize.passes.graph import linears, quantize_columns, read_graph
 from tremplin.optimize.passes.static_int8 import StaticInt8
 from tremplin.optimize.run_graph import run_alone, run_rows
+from tremplin.serve.engine import pad
 from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
 
 
@@ -53,6 +57,59 @@ def test_quantized_columns_are_within_half_a_step() -> None:
     columns, scales = quantize_columns(weight)
     assert columns.dtype == np.int8
     assert np.abs(columns * scales - weight).max() <= scales.max() / 2 + 1e-7
+
+
+@given(
+    weight=arrays(
+        np.float32, st.tuples(st.integers(1, 9), st.integers(1, 4)), elements=st.floats(-1e6, 1e6, width=32)
+    )
+)
+def test_narrow_pairs_fit_sixteen_bits_whatever_the_activations(weight: np.ndarray) -> None:
+    columns, scales = quantize_columns(weight, narrow=True)
+    even = np.concatenate([columns, np.zeros((len(columns) % 2, columns.shape[1]), np.int8)]).astype(np.int64)
+    highest = 255 * np.maximum(even, 0).reshape(-1, 2, columns.shape[1]).sum(axis=1)
+    lowest = 255 * np.minimum(even, 0).reshape(-1, 2, columns.shape[1]).sum(axis=1)
+    assert highest.max() < 2**15
+    assert lowest.min() >= -(2**15)
+    assert np.abs(columns * scales.astype(np.float64) - weight).max() <= scales.max() * 0.501 + 1e-12
+
+
+def test_narrow_weights_answer_the_same_with_fast_and_with_precise_kernels(
+    encoder: Path, statistics: dict[str, ChannelStatistics], tmp_path: Path
+) -> None:
+    """On a CPU with VNNI the kernels are the same; without it the fast ones cut what does not fit."""
+    step = StaticInt8(statistics, smooth=True, outlier_channels=4, narrow=True)
+    assert step.name == "static-int8+smooth+outliers4+narrow"
+    assert step.call(encoder, tmp_path / "narrow.onnx").narrow_weights
+    assert mean_cosine(encoder, tmp_path / "narrow.onnx") > 0.99
+    batch = pad(random_rows(40, seed=9))
+    answers = []
+    for narrow_weights in (False, True):
+        engine = OnnxRuntimeEngine(tmp_path / "narrow.onnx", threads=1, narrow_weights=narrow_weights)
+        engine.load()
+        answers.append(engine.run(batch)["embedding"])
+    np.testing.assert_array_equal(*answers)
+
+
+def test_wide_weights_lose_nothing_to_overflow(
+    encoder: Path, statistics: dict[str, ChannelStatistics], tmp_path: Path
+) -> None:
+    """Against the same arithmetic in NumPy's integers, whatever this CPU can do."""
+    StaticInt8(statistics, smooth=False, outlier_channels=0).call(encoder, tmp_path / "int8.onnx")
+    model = read_graph(tmp_path / "int8.onnx")
+    model.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, kind, None)
+        for name, kind in (("wide.mm.u8", onnx.TensorProto.UINT8), ("wide.mm", onnx.TensorProto.FLOAT))
+    )
+    onnx.save(model, str(tmp_path / "watched.onnx"))
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    engine = OnnxRuntimeEngine(tmp_path / "watched.onnx", threads=1)
+    engine.load()
+    outputs = engine.run(pad(random_rows(40, seed=9)))
+    centred = outputs["wide.mm.u8"].astype(np.int64) - constants["widen.weight.x_zero"].item()
+    exact = (centred @ constants["widen.weight.int8"].astype(np.int64)).astype(np.float64)
+    exact *= constants["widen.weight.x_scale"].item() * constants["widen.weight.scale"].astype(np.float64)
+    np.testing.assert_allclose(outputs["wide.mm"], exact, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("smooth", [False, True])

@@ -185,8 +185,8 @@ def word_table(model: onnx.ModelProto) -> tuple[onnx.NodeProto, Weight] | None:
 def cut_after(model: onnx.ModelProto, tensor: str, new_name: str, width: int) -> onnx.ModelProto:
     """Return the part of a graph that follows a tensor, which becomes the input ``new_name``.
 
-    The tensor is float32 (batch, tokens, width). The new graph keeps the old one's outputs, and those of its inputs
-    that the part reads.
+    The tensor is float32 (batch, tokens, width). The new graph keeps the old one's outputs, and those of its
+    inputs that the part reads.
     """
     made_by = {output: node for node in model.graph.node for output in node.output}
     needed: set[str] = set()
