@@ -37,11 +37,9 @@ def write_tiny_encoder(
     if task is Task.EMBEDDING:
         shapes = heads.write_embedding(writer, hidden, MEAN_AND_NORMALIZE, HIDDEN)
     else:
-        raw = writer.linear(
-            heads._write_mode(writer, hidden, "cls", "first"),
-            "classifier",
-            _linear(generator, len(LABELS), HIDDEN),
-        )
+        zero = writer.constant("int64_scalar_0", np.array(0, np.int64))
+        first = writer.node("Gather", [hidden, zero], "first_token", axis=1)
+        raw = writer.linear(first, "classifier", _linear(generator, len(LABELS), HIDDEN))
         shapes = heads.write_answer(writer, raw, heads.Labels(LABELS), ["batch"])
     inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])]
     path.parent.mkdir(parents=True, exist_ok=True)
