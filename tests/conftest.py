@@ -120,7 +120,7 @@ def registry(tmp_path: Path) -> Registry:
 @pytest.fixture
 def tiny_settings(tmp_path: Path) -> Settings:
     """Return settings over the folder of ``registry``, one engine thread."""
-    return Settings(data=tmp_path / "data", threads=1, auth=False)
+    return Settings(data=tmp_path / "data", threads=1, auth=False, engine="onnxruntime")
 
 
 TinyServer = Callable[..., "Server"]

@@ -58,6 +58,11 @@ class Settings(BaseSettings):
         int, Field(ge=0, description="Padded tokens in one batch; 0 takes what was measured best.")
     ] = 0
     max_batch_rows: Annotated[int, Field(ge=1, description="Rows in one batch.")] = 64
+    engine: str = Field(
+        "auto",
+        pattern="^(auto|onnxruntime|openvino|ctranslate2)$",
+        description="What runs batches: auto measures the installed engines and keeps the best for each shape.",
+    )
     engine_process: bool = Field(
         False, description="Run each engine in a process of its own, which may crash without ending the server."
     )

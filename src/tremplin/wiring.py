@@ -26,9 +26,10 @@ from tremplin.machine import Machine, read_machine
 from tremplin.monitor.batches import RecentBatches
 from tremplin.monitor.logs import NO_ACCESS_LOG, AccessLog
 from tremplin.monitor.metrics import Metrics
+from tremplin.optimize.engines import EngineChoice, choose_engines
+from tremplin.optimize.measure import BRIEF
 from tremplin.registry.files import secret_in
 from tremplin.registry.manifest import TOKENIZER_FILE, Manifest
-from tremplin.registry.passport import Speed
 from tremplin.registry.services import Service
 from tremplin.registry.store import Registry, check_servable
 from tremplin.serve.admit import Admission, AdmissionLimits
@@ -36,12 +37,14 @@ from tremplin.serve.batch import BatchLimits
 from tremplin.serve.cache import NoCache, ResultCache
 from tremplin.serve.costs import CostModel, token_budget
 from tremplin.serve.deploy import Deployment, DeployPlaces
-from tremplin.serve.engines.catalogue import engine_of
+from tremplin.serve.engine import Engine
+from tremplin.serve.engines.catalogue import EngineSpec
 from tremplin.serve.engines.process import ProcessEngine
+from tremplin.serve.engines.routed import RoutedCosts, RoutedEngine
 from tremplin.serve.fleet import Fleet
 from tremplin.serve.infer import Inferencer
 from tremplin.serve.services import Services
-from tremplin.serve.supervisor import time_limit
+from tremplin.serve.supervisor import TimeLimit, time_limit
 from tremplin.serve.tokenize import UNUSABLE, TextTokenizer
 from tremplin.serve.work import BatchRecord
 from tremplin.store.keys import KeyRing
@@ -80,6 +83,11 @@ class Places:
     def vectors(self) -> Path:
         """Vectors of documents; may be deleted, they are computed again."""
         return self.root / "vectors"
+
+    @property
+    def engines(self) -> Path:
+        """What engines read instead of a version's graph; may be deleted, it is made again."""
+        return self.root / "engines"
 
     @property
     def tickets(self) -> Path:
@@ -304,19 +312,19 @@ class _Assembly:
         """Return a version ready to be started; raises NotServable for one without evidence."""
         broken = check_servable(manifest, forced=manifest.ref in self.forced)
         settings = self.settings
-        costs = CostModel(self._speed(manifest).costs)
+        choice = self._engines(manifest)
+        costs = CostModel(choice.costs[0]) if len(choice.specs) == 1 else RoutedCosts(choice.costs)
         limits = AdmissionLimits(
             max_rows_per_request=settings.max_rows_per_request,
             max_tokens_per_request=settings.max_tokens_per_request,
             max_queue_tokens=settings.max_queue_tokens,
             max_queue_s=settings.max_queue_s,
         )
-        spec = engine_of(self.registry, manifest, threads=self.threads).with_streams(settings.streams)
         limit = time_limit(costs, settings.batch_timeout_s)
         return Inferencer(
             manifest,
             self._tokenizer(manifest),
-            partial(ProcessEngine, spec, limit) if settings.engine_process else spec.make,
+            partial(self._engine, choice.specs, costs, limit),
             Admission(limits, costs, streams=settings.streams),
             costs,
             BatchLimits(settings.max_batch_tokens or token_budget(costs.costs), settings.max_batch_rows),
@@ -334,16 +342,31 @@ class _Assembly:
             self.tokenizers[key] = TextTokenizer(self.registry.path(manifest, TOKENIZER_FILE), interface)
         return self.tokenizers[key]
 
-    def _speed(self, manifest: Manifest) -> Speed:
-        """Return the evidence of speed for this machine, measured now when there is none yet."""
-        found = self.registry.speed(manifest, self.machine.id, self.threads)
-        if found is not None:
-            return found
-        from tremplin.optimize.measure import BRIEF
-        from tremplin.optimize.publish import measure_and_record
+    def _engines(self, manifest: Manifest) -> EngineChoice:
+        """Return the engines for a version, measured and judged now where that was not done on this machine."""
+        places = Places(self.settings.data)
+        choice = choose_engines(
+            self.registry,
+            manifest,
+            self.machine,
+            wanted=self.settings.engine,
+            threads=self.threads,
+            folder=places.engines,
+            effort=BRIEF,
+        )
+        for verdict in choice.verdicts:
+            log.info(
+                "engine", version=manifest.ref, engine=verdict.engine, kept=verdict.is_kept, reason=verdict.reason
+            )
+        return choice
 
-        log.info("measuring speed on this machine", version=manifest.ref, threads=self.threads)
-        return measure_and_record(self.registry, manifest, self.machine, threads=self.threads, effort=BRIEF)
+    def _engine(self, specs: Sequence[EngineSpec], costs: CostModel, limit: TimeLimit) -> Engine:
+        """Make what runs the batches of one version."""
+        made = [
+            ProcessEngine(spec, limit) if self.settings.engine_process else spec.make()
+            for spec in (spec.with_streams(self.settings.streams) for spec in specs)
+        ]
+        return RoutedEngine(made, costs) if isinstance(costs, RoutedCosts) else made[0]
 
 
 def _live(declared: Sequence[Service], fleet: Fleet, threads: int) -> list[LiveVersion]:

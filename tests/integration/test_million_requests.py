@@ -86,7 +86,9 @@ def manifest_of(generation: int) -> Manifest:
     """A version whose digest is its own, so that caches keep versions apart."""
     made = tiny_models.manifest_of(version=f"{generation}-fp32")
     artefacts = tuple(Artefact(name, f"{generation:064x}", 1) for name in (MODEL_FILE, TOKENIZER_FILE))
-    return replace(made, artefacts=artefacts, interface=Interface(Task.EMBEDDING, 512, VOCABULARY, embedding_dim=1))
+    return replace(
+        made, artefacts=artefacts, interface=Interface(Task.EMBEDDING, 512, VOCABULARY, embedding_dim=1)
+    )
 
 
 class Journey:
@@ -177,15 +179,18 @@ class Journey:
         except EngineHung:
             self.counts["gave up"] += 1
         except TremplinError as error:
-            # Only a request that holds a poisoned row may fail; other troubles pass and are tried again.
-            assert str(error) == "poison" or not isinstance(error, EngineFailed) or _is_unlucky(error)
-            assert str(error) != "poison" or any(row[0] % POISON == 0 for row in rows)
-            self.counts["failed" if str(error) == "poison" else "unlucky"] += 1
+            self.failed(error, rows)
         else:
             found = [(int(row.answer[0]), int(row.answer[1])) for row in inference.rows]
             assert found == [(row[0] * 4 + generation, len(row)) for row in rows], "mis-routed"
             assert not any(row[0] % POISON == 0 for row in rows)
             self.counts["answered"] += 1
+
+    def failed(self, error: TremplinError, rows: list[list[int]]) -> None:
+        """Only a request that holds a poisoned row may fail; other troubles pass and are tried again."""
+        is_poisoned = any(row[0] % POISON == 0 for row in rows)
+        assert is_poisoned if str(error) == "poison" else _is_unlucky(error), f"{error} for {rows}"
+        self.counts["failed" if str(error) == "poison" else "unlucky"] += 1
 
     async def run(self) -> None:
         swapping = asyncio.ensure_future(self.swap())

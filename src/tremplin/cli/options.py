@@ -21,6 +21,10 @@ Workers = Annotated[
     int | None,
     typer.Option(min=1, help="Processes that share the port, each with engines.", show_default="1"),
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(help="auto, onnxruntime, openvino or ctranslate2: what runs batches.", show_default="auto"),
+]
 EngineProcess = Annotated[
     bool, typer.Option("--engine-process", help="Run engines in processes of their own, which may crash alone.")
 ]

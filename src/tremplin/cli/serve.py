@@ -9,6 +9,7 @@ import typer
 from tremplin.cli.options import (
     Data,
     Documents,
+    Engine,
     EngineProcess,
     Force,
     Host,
@@ -32,6 +33,7 @@ def serve(
     threads: Threads = None,
     streams: Streams = None,
     workers: Workers = None,
+    engine: Engine = None,
     engine_process: EngineProcess = False,
     documents: Documents = None,
     force: Force = None,
@@ -50,6 +52,7 @@ def serve(
         threads=threads,
         streams=streams,
         workers=workers,
+        engine=engine,
         engine_process=engine_process or None,
         documents=documents,
         auth=False if no_auth else None,

@@ -9,6 +9,7 @@ import typer
 from tremplin.cli.options import (
     Data,
     Documents,
+    Engine,
     EngineProcess,
     Force,
     Host,
@@ -29,6 +30,7 @@ def up(
     threads: Threads = None,
     streams: Streams = None,
     workers: Workers = None,
+    engine: Engine = None,
     engine_process: EngineProcess = False,
     documents: Documents = None,
     force: Force = None,
@@ -44,6 +46,7 @@ def up(
         threads=threads,
         streams=streams,
         workers=workers,
+        engine=engine,
         engine_process=engine_process or None,
         documents=documents,
         auth=False if no_auth else None,

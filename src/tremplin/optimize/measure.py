@@ -23,7 +23,7 @@ from tremplin.machine import Machine
 from tremplin.registry.passport import Speed, Throughput
 from tremplin.serve.costs import fit
 from tremplin.serve.engine import Engine, TokenBatch
-from tremplin.serve.engines.catalogue import EngineName, EngineSpec
+from tremplin.serve.engines.catalogue import EngineSpec
 
 # Shapes (rows, tokens): what a sentence service sees, from a lone short text to a batch of long ones.
 BRIEF_SHAPES = (
@@ -119,8 +119,7 @@ def _measure_here(order: dict[str, Any]) -> dict[str, object]:
         return TokenBatch(ids, np.ones_like(ids))
 
     started = time.perf_counter()
-    spec = order["engine"]
-    engine = EngineSpec(**spec | {"name": EngineName(spec["name"])}).make()
+    engine = EngineSpec.of(order["engine"]).make()
     engine.load()
     load_ms = (time.perf_counter() - started) * 1e3
     engine.warm_up()

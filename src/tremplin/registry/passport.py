@@ -140,6 +140,8 @@ class Speed:
     throughput: tuple[Throughput, ...]
     costs: BatchCosts
     """Learned from ``throughput``."""
+    agreement: tuple[Metric, ...] = ()
+    """For an engine that the version's quality was not proven with: its answers on this machine, judged alike."""
     software: dict[str, str] = field(default_factory=dict)
 
 

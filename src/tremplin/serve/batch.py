@@ -58,8 +58,8 @@ def choose(lengths: Sequence[int], costs: CostModel, limits: BatchLimits, overdu
     rows need, over what the batch is predicted to take. There is no timer: what is left waits for the next
     batch only because computing it now would be slower.
 
-    The older half of the rows competes. The row that must go is the oldest. When rows are ``overdue`` (indices, the most overdue first), it is the
-    first of them, and only overdue rows go with it.
+    The older half of the rows competes. The row that must go is the oldest. When rows are ``overdue`` (indices,
+    the most overdue first), it is the first of them, and only overdue rows go with it.
     """
     candidates = overdue or range(min(len(lengths), max(LEAST_COMPETING, len(lengths) // 2)))
     anchor = candidates[0]

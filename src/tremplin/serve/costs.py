@@ -89,7 +89,7 @@ def token_budget(costs: BatchCosts, width: int = WIDTH, largest: int = 1024) -> 
     """Return how many padded tokens a batch should hold: more would cost latency and gain nothing.
 
     It is the smallest power of two at which the share of useful work comes within NEAR_BEST of the best, for rows
-    of ``width`` tokens and up to ``largest`` tokens, the largest batch that is measured and so known to fit memory.
+    of ``width`` tokens and up to ``largest`` tokens, the largest batch measured and so known to fit memory.
     """
     sizes = [1 << power for power in range(width.bit_length() - 1, largest.bit_length())]
     row_s = costs.row_s + costs.token_s * width + costs.pair_s * width * width

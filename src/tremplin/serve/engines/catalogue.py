@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from tremplin.registry.manifest import MODEL_FILE, Manifest
 from tremplin.registry.store import Registry
@@ -40,6 +41,11 @@ class EngineSpec:
     def make(self) -> Engine:
         """Return the engine, not loaded yet; raises MissingExtra when its package is not installed."""
         return MAKERS[self.name](self)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> EngineSpec:
+        """Return the spec that ``dataclasses.asdict`` made these values of."""
+        return cls(**dict(values) | {"name": EngineName(values["name"])})
 
     def with_streams(self, streams: int) -> EngineSpec:
         """Return the same engine for another number of batches at a time."""

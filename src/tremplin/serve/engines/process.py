@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from tremplin.errors import EngineCrashed, EngineFailed, EngineHung, EngineNotRunning, EngineOutOfMemory
 from tremplin.serve.engine import Outputs, TokenBatch
-from tremplin.serve.engines.catalogue import EngineName, EngineSpec
+from tremplin.serve.engines.catalogue import EngineSpec
 
 START_TIMEOUT_S = 60.0
 LARGEST_MESSAGE = 1 << 30
@@ -261,7 +261,7 @@ def _serve(connection: socket.socket) -> None:
     wire = Wire(connection)
     spec = json.loads(bytes(wire.receive()))
     try:
-        engine = EngineSpec(**spec | {"name": EngineName(spec["name"])}).make()
+        engine = EngineSpec.of(spec).make()
         engine.load()
         engine.warm_up()
     except EngineFailed as error:
