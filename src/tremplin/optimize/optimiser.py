@@ -9,29 +9,23 @@ from importlib.metadata import version as installed
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tremplin.errors import OptimizeFailed, PassFailed
 from tremplin.machine import Machine
 from tremplin.optimize.calibrate import ChannelStatistics, collect_statistics
+from tremplin.optimize.judge import Judge
 from tremplin.optimize.measure import QUICK, Effort, measure_speed
 from tremplin.optimize.passes.dynamic_int8 import DynamicInt8
 from tremplin.optimize.passes.graph import Pass, PassResult
 from tremplin.optimize.passes.static_int8 import StaticInt8
-from tremplin.optimize.quality import (
-    batch_dependence,
-    classification_metrics,
-    default_bounds,
-    embedding_metrics,
-)
-from tremplin.optimize.run_graph import run_rows
+from tremplin.optimize.quality import default_bounds
 from tremplin.optimize.texts import EvaluationTexts
 from tremplin.progress import Progress, silent
 from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
-from tremplin.registry.passport import Bound, Metric, Quality, Speed
+from tremplin.registry.passport import Bound, Quality, Speed
 from tremplin.registry.store import Registry
 from tremplin.registry.task import Task
-from tremplin.serve.engine import SERVED_OUTPUT, Engine
+from tremplin.serve.engine import Engine
 from tremplin.serve.engines.catalogue import EngineName, EngineSpec
 from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
 from tremplin.serve.tokenize import TextTokenizer
@@ -69,14 +63,6 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """What a graph answers on the evaluation texts and the passages."""
-
-    texts: NDArray[np.float32]
-    passages: NDArray[np.float32] | None
-
-
-@dataclass(frozen=True)
 class Optimisation:
     """How to look for the better version."""
 
@@ -108,13 +94,14 @@ def optimise(
         rows = tokenizer.encode(texts.calibration[:CALIBRATION_TEXTS]).ids
         statistics = collect_statistics(graph, rows, seed=options.seed, threads=machine.cores)
         progress("run the reference", 0.2)
-        judge = _Judge(graph, source, tokenizer, texts, machine, options)
+        judge = Judge(_loaded(graph, machine), source.interface, tokenizer, texts)
+        trial = _Trial(judge, source, texts, machine, options)
         candidates = []
         for number, scheme in enumerate(options.schemes):
             progress(f"try {scheme}", 0.3 + 0.6 * number / len(options.schemes))
             step = make_pass(scheme, statistics)
             path = Path(folder) / f"{scheme}.onnx"
-            candidates.append(judge.candidate(scheme, step.call(graph, path), path))
+            candidates.append(trial.candidate(scheme, step.call(graph, path), path))
         best = choose(candidates)
         progress("publish", 0.95)
         manifest = registry.publish(
@@ -157,78 +144,47 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
     return max(near, key=lambda candidate: candidate.fidelity)
 
 
-@dataclass
-class _Judge:
-    """Measures candidates against one reference, whose answers are computed once."""
+@dataclass(frozen=True)
+class _Trial:
+    """What every scheme is tried with."""
 
-    graph: Path
+    judge: Judge
     source: Manifest
-    tokenizer: TextTokenizer
     texts: EvaluationTexts
     machine: Machine
     options: Optimisation
 
-    def __post_init__(self) -> None:
-        is_embedding = self.source.interface.task is Task.EMBEDDING
-        self._output = SERVED_OUTPUT[self.source.interface.task]
-        self._rows = self.tokenizer.encode(self.texts.evaluation).ids
-        self._passages = self.tokenizer.encode(self.texts.passages).ids if is_embedding else []
-        self._reference = self._answers(self._engine(self.graph))
-
     def candidate(self, scheme: str, result: PassResult, path: Path) -> Candidate:
         """Return quality and speed of a quantized graph."""
-        engine = self._engine(path, narrow_weights=result.narrow_weights)
-        metrics = (
-            *self._compare(self._answers(engine)),
-            batch_dependence(engine, self._rows, self._output),
-        )
+        engine = _loaded(path, self.machine, narrow_weights=result.narrow_weights)
+        metrics = self.judge.metrics(engine)
         engine.close()
         interface = self.source.interface
+        threads, narrow = self.options.threads, result.narrow_weights
         speed = measure_speed(
-            EngineSpec(
-                EngineName.ONNX_RUNTIME,
-                str(path),
-                self.options.threads,
-                narrow_weights=result.narrow_weights,
-            ),
+            EngineSpec(EngineName.ONNX_RUNTIME, str(path), threads, narrow_weights=narrow),
             machine=self.machine,
             max_tokens=interface.max_tokens,
             vocab_size=interface.vocab_size,
             effort=self.options.effort,
         )
+        asked = self.options.bounds
         quality = Quality(
             reference=self.source.ref,
             data=self.texts.name,
             data_sha256=self.texts.sha256,
             seed=self.options.seed,
             metrics=metrics,
-            bounds=self._bounds(),
+            bounds=default_bounds(interface.task) if asked is None else asked,
             software={name: installed(name) for name in ("onnxruntime", "onnx", "numpy")},
         )
         return Candidate(scheme, result, path, quality, speed)
 
-    def _bounds(self) -> tuple[Bound, ...]:
-        asked = self.options.bounds
-        return default_bounds(self.source.interface.task) if asked is None else asked
 
-    def _engine(self, path: Path, *, narrow_weights: bool = False) -> Engine:
-        engine = OnnxRuntimeEngine(path, threads=self.machine.cores, narrow_weights=narrow_weights)
-        engine.load()
-        return engine
-
-    def _answers(self, engine: Engine) -> Outputs:
-        texts = np.stack(run_rows(engine, self._rows, self._output))
-        if not self._passages:
-            return Outputs(texts, None)
-        return Outputs(texts, np.stack(run_rows(engine, self._passages, self._output)))
-
-    def _compare(self, answers: Outputs) -> list[Metric]:
-        reference = self._reference
-        if reference.passages is not None and answers.passages is not None:
-            return embedding_metrics(reference.texts, answers.texts, reference.passages, answers.passages)
-        return classification_metrics(
-            reference.texts, answers.texts, self.source.interface.labels, self.texts.labels
-        )
+def _loaded(path: Path, machine: Machine, *, narrow_weights: bool = False) -> Engine:
+    engine = OnnxRuntimeEngine(path, threads=machine.cores, narrow_weights=narrow_weights)
+    engine.load()
+    return engine
 
 
 def make_pass(scheme: str, statistics: Mapping[str, ChannelStatistics]) -> Pass:
