@@ -23,7 +23,7 @@ from tremplin.registry.passport import BatchCosts, Bound, Metric, Speed
 from tremplin.registry.store import Registry
 from tremplin.registry.task import Task
 from tremplin.serve.costs import CostModel
-from tremplin.serve.engines.catalogue import EngineName, EngineSpec, engine_of, installed
+from tremplin.serve.engines.catalogue import ON_A_GPU, EngineName, EngineSpec, engine_of, installed
 
 AUTO = "auto"
 
@@ -155,12 +155,20 @@ def _spec(
 ) -> EngineSpec:
     """Return how the engine is made for the version; prepares what it reads. Raises what stands in its way."""
     if name not in installed():
-        raise MissingExtra(f"{name} is not installed: pip install 'tremplin[{name}]'")
+        how = (
+            "pip install onnxruntime-gpu in the place of onnxruntime"
+            if name in ON_A_GPU
+            else (f"pip install 'tremplin[{name}]'")
+        )
+        raise MissingExtra(f"{name} is not installed: {how}")
     spec = replace(proven, name=name)
+    place = folder / manifest.artefact(MODEL_FILE).sha256[:16] / name
+    if name is EngineName.TENSORRT:
+        place.mkdir(parents=True, exist_ok=True)
+        return replace(spec, prepared=str(place))
     if name is EngineName.CTRANSLATE2:
         from tremplin.optimize.ctranslate2 import prepare_version
 
-        place = folder / manifest.artefact(MODEL_FILE).sha256[:16] / name
         return replace(spec, prepared=str(prepare_version(registry, manifest, place)))
     return spec
 

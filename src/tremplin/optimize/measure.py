@@ -99,7 +99,7 @@ def measure_speed(
         rounds=effort.rounds,
         latency_tokens=LATENCY_TOKENS,
         latency_n=effort.latency_runs,
-        software={name: version(name) for name in (*SOFTWARE, *{engine.name.value} - set(SOFTWARE))},
+        software={name: version(name) for name in dict.fromkeys((*SOFTWARE, engine.name.package))},
         engine=found["engine"],
         load_ms=found["load_ms"],
         peak_memory_bytes=found["peak_memory_bytes"],

@@ -15,11 +15,23 @@ from tremplin.serve.engine import Engine
 
 
 class EngineName(StrEnum):
-    """An engine by the name of its package."""
+    """An engine by the name it is asked for."""
 
     ONNX_RUNTIME = "onnxruntime"
     OPENVINO = "openvino"
     CTRANSLATE2 = "ctranslate2"
+    CUDA = "cuda"
+    """ONNX Runtime on a GPU."""
+    TENSORRT = "tensorrt"
+    """ONNX Runtime on a GPU, through TensorRT."""
+
+    @property
+    def package(self) -> str:
+        """The package that it is."""
+        return "onnxruntime" if self in ON_A_GPU else self.value
+
+
+ON_A_GPU = frozenset({EngineName.CUDA, EngineName.TENSORRT})
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,7 @@ class EngineSpec:
     narrow_weights: bool = False
     """No product of the weights overflows on any CPU (``Manifest.narrow_weights``)."""
     prepared: str = ""
-    """Folder of what the engine reads instead of the graph, made beforehand; CTranslate2 only."""
+    """Folder of what the engine reads instead of the graph, or builds from it: CTranslate2, TensorRT."""
 
     def make(self) -> Engine:
         """Return the engine, not loaded yet; raises MissingExtra when its package is not installed."""
@@ -53,8 +65,15 @@ class EngineSpec:
 
 
 def installed() -> list[EngineName]:
-    """Return the engines whose packages are installed."""
-    return [name for name in EngineName if importlib.util.find_spec(name.value) is not None]
+    """Return the engines that can be had here: their packages are installed, and built for what they need."""
+    from tremplin.serve.engines.providers import Device, is_available
+
+    return [
+        name
+        for name in EngineName
+        if importlib.util.find_spec(name.package) is not None
+        and (name not in ON_A_GPU or is_available(Device(name.value)))
+    ]
 
 
 def engine_of(registry: Registry, manifest: Manifest, *, threads: int) -> EngineSpec:
@@ -65,9 +84,15 @@ def engine_of(registry: Registry, manifest: Manifest, *, threads: int) -> Engine
 
 def _onnx_runtime(spec: EngineSpec) -> Engine:
     from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
+    from tremplin.serve.engines.providers import Device
 
     return OnnxRuntimeEngine(
-        Path(spec.model), threads=spec.threads, streams=spec.streams, narrow_weights=spec.narrow_weights
+        Path(spec.model),
+        threads=spec.threads,
+        streams=spec.streams,
+        narrow_weights=spec.narrow_weights,
+        device=Device(spec.name.value) if spec.name in ON_A_GPU else Device.CPU,
+        cache=Path(spec.prepared) if spec.prepared else None,
     )
 
 
@@ -85,6 +110,8 @@ def _ctranslate2(spec: EngineSpec) -> Engine:
 
 MAKERS: Mapping[EngineName, Callable[[EngineSpec], Engine]] = {
     EngineName.ONNX_RUNTIME: _onnx_runtime,
+    EngineName.CUDA: _onnx_runtime,
+    EngineName.TENSORRT: _onnx_runtime,
     EngineName.OPENVINO: _openvino,
     EngineName.CTRANSLATE2: _ctranslate2,
 }

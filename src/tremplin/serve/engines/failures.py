@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tremplin.errors import EngineFailed, EngineOutOfMemory
+from tremplin.errors import EngineFailed, EngineNotRunning, EngineOutOfMemory
 
 # Read in the messages of ONNX Runtime 1.31, OpenVINO 2026.4, CTranslate2 4.8 and oneDNN, under a memory limit.
 OUT_OF_MEMORY = (
@@ -45,9 +45,9 @@ def out_of_memory(runtime: str, rows: int, width: int) -> EngineOutOfMemory:
     )
 
 
-def not_loaded() -> EngineFailed:
-    """Return the error of an engine that was asked to run too early."""
-    return EngineFailed("The engine was asked to run before it was loaded; this is a bug.")
+def not_loaded() -> EngineNotRunning:
+    """Return the error of an engine that was asked to run too early or too late."""
+    return EngineNotRunning("The engine was asked to run before it was loaded, or after it was closed.")
 
 
 def is_out_of_memory(error: Exception) -> bool:

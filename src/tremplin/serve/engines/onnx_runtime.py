@@ -1,18 +1,30 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime on the CPU, and on a GPU through its providers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnxruntime as ort
 
+from tremplin.errors import EngineFailed, MissingExtra
 from tremplin.machine import read_machine
 from tremplin.serve.engine import Outputs, TokenBatch, pad
 from tremplin.serve.engines import failures
 from tremplin.serve.engines.feeds import feeds_of
 from tremplin.serve.engines.overflow import products_overflow
+from tremplin.serve.engines.providers import (
+    EXTRA,
+    PROVIDERS,
+    Device,
+    Provider,
+    check_provider,
+    is_available,
+    providers_of,
+)
 
 RUNTIME = "ONNX Runtime"
+CPU_ONLY: tuple[Provider, ...] = ((PROVIDERS[Device.CPU], {}),)
 
 
 class OnnxRuntimeEngine:
@@ -23,10 +35,24 @@ class OnnxRuntimeEngine:
     ``narrow_weights`` says that the graph's weights are too small for that.
     """
 
-    def __init__(self, model: Path, *, threads: int, streams: int = 1, narrow_weights: bool = False) -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        threads: int,
+        streams: int = 1,
+        narrow_weights: bool = False,
+        device: Device = Device.CPU,
+        cache: Path | None = None,
+    ) -> None:
+        """Remember what to load; ``cache`` keeps what a GPU's provider builds. Raises MissingExtra without one."""
+        if not is_available(device):
+            raise MissingExtra(EXTRA.format(provider=PROVIDERS[device]))
         self._model = model
         self._threads = threads
         self._narrow_weights = narrow_weights
+        self._device = device
+        self._cache = cache or model.parent
         self._session: ort.InferenceSession | None = None
         self.inputs: tuple[str, ...] = ()
         """Names of the graph's inputs, known once it is loaded."""
@@ -36,13 +62,17 @@ class OnnxRuntimeEngine:
     @property
     def name(self) -> str:
         """The engine and its version."""
-        return f"onnxruntime {ort.__version__}"
+        suffix = "" if self._device is Device.CPU else f"-{self._device}"
+        return f"onnxruntime{suffix} {ort.__version__}"
 
     def load(self) -> None:
         """Open the graph; raises EngineFailed when the file is truncated, corrupted or not a graph."""
         is_precise = not self._narrow_weights and products_overflow(read_machine())
         try:
-            session = open_session(self._model, self._threads, is_precise=is_precise)
+            session = open_session(self._model, self._threads, is_precise=is_precise, providers=self._providers())
+            check_provider(session, self._device)
+        except EngineFailed:
+            raise
         except Exception as error:  # the binding raises classes of its own, all bare
             raise failures.cannot_open(RUNTIME, error, self._model) from None
         self.inputs = tuple(node.name for node in session.get_inputs())
@@ -64,6 +94,15 @@ class OnnxRuntimeEngine:
             raise failures.cannot_run(RUNTIME, error, batch.rows, batch.width) from None
         return dict(zip(self.outputs, arrays, strict=True))
 
+    def _providers(self) -> list[Provider]:
+        if self._device is Device.CPU:
+            return providers_of(self._device, (), self._cache)
+        # TensorRT must be told the shapes of the inputs before there is a session to ask for their names.
+        import onnx
+
+        graph = onnx.load(str(self._model), load_external_data=False).graph
+        return providers_of(self._device, [node.name for node in graph.input], self._cache)
+
     def health(self) -> bool:
         """Return whether a session is open."""
         return self._session is not None
@@ -73,7 +112,9 @@ class OnnxRuntimeEngine:
         self._session = None
 
 
-def open_session(model: Path, threads: int, *, is_precise: bool) -> ort.InferenceSession:
+def open_session(
+    model: Path, threads: int, *, is_precise: bool, providers: Sequence[Provider] = CPU_ONLY
+) -> ort.InferenceSession:
     """Return a session on a graph as serving wants it; raises what the binding raises.
 
     ``is_precise`` asks for kernels that add int8 products in 32 bits where the CPU's fast ones would overflow.
@@ -87,4 +128,4 @@ def open_session(model: Path, threads: int, *, is_precise: bool) -> ort.Inferenc
     options.add_session_config_entry("session.x64quantprecision", "1" if is_precise else "0")
     # A memory pattern is planned for one shape and kept; nearly every batch here has another shape.
     options.enable_mem_pattern = False
-    return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(str(model), options, providers=list(providers))
