@@ -144,6 +144,8 @@ class TimeSplit:
     queue_ms: float
     compute_ms: float
     tokens: int
+    cached: int
+    """Texts whose answer had been computed before."""
 
     @property
     def total_ms(self) -> float:

@@ -224,7 +224,7 @@ def _with_links(forms: Sequence[Form], current: Form, href: str) -> tuple[Exampl
 
 def _answer(answered: Answered[Value], result: Result) -> Answer:
     timings = answered.timings
-    split = TimeSplit(timings.tokenize_ms, timings.queue_ms, timings.compute_ms, timings.tokens)
+    split = TimeSplit(timings.tokenize_ms, timings.queue_ms, timings.compute_ms, timings.tokens, timings.cached)
     return Answer(result, answered.version, split)
 
 

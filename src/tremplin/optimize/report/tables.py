@@ -14,6 +14,7 @@ from tremplin.optimize.report.numbers import (
     rate,
     significant,
     size,
+    with_unit,
 )
 from tremplin.optimize.report.verdict import Outcome, limit_in_words, summary, verdict_of
 from tremplin.optimize.report.wording import read_as, shown_interval, shown_value
@@ -47,6 +48,9 @@ def versions_table(
         row("Load time", timed(lambda speed: duration(speed.load_ms))),
         row("Peak memory", timed(lambda speed: size(speed.peak_memory_bytes))),
     ]
+    if any(speed.costs.error and speed.costs.error.n for speed in bench.speeds.values()):
+        fitted = "median over shapes it was not fitted to"
+        rows.append(row("Batch time, prediction off by", timed(_cost_error), fitted))
     tokens = sorted({speed.latency_tokens for speed in bench.speeds.values()})
     note = f"one text of {' or '.join(map(str, tokens))} tokens" if tokens else ""
     rows += [
@@ -67,6 +71,11 @@ def versions_table(
         rows.append(Row((words(read_as(name).label, read_as(name).meaning), *cells)))
     rows += [Row((words("Verdict"),)), row("Bounds", _summary_cell)]
     return Table("Versions side by side", ("", *(names[manifest.ref] for manifest in manifests)), tuple(rows))
+
+
+def _cost_error(speed: Speed) -> str:
+    error = speed.costs.error
+    return with_unit(number(100 * error.median, 1), "%") if error is not None and error.n else NOT_MEASURED
 
 
 def metric_order(manifests: Sequence[Manifest]) -> list[str]:
