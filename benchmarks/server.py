@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks import processes
 from benchmarks.serving.load import Run, Target, closed_loop, run_load
@@ -63,17 +64,23 @@ class RunningServer:
 
     def metrics(self) -> dict[str, float]:
         """Return what ``/metrics`` counts, summed over the labels."""
-        asked = urllib.request.Request(
-            f"http://{self.target.host}:{self.target.port}/metrics",
-            headers={"authorization": f"Bearer {self.key}"},
-        )
         found: dict[str, float] = {}
-        with urllib.request.urlopen(asked, timeout=10) as answer:
-            for line in answer.read().decode().splitlines():
-                if not line.startswith("#"):
-                    name, _, value = line.rpartition(" ")
-                    found[name.partition("{")[0]] = found.get(name.partition("{")[0], 0.0) + float(value)
+        for line in self._read("/metrics").splitlines():
+            if not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                found[name.partition("{")[0]] = found.get(name.partition("{")[0], 0.0) + float(value)
         return found
+
+    def get(self, path: str) -> Any:
+        """Return what a route answers, read as JSON."""
+        return json.loads(self._read(path))
+
+    def _read(self, path: str) -> str:
+        asked = urllib.request.Request(
+            f"http://{self.target.host}:{self.target.port}{path}", headers={"authorization": f"Bearer {self.key}"}
+        )
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            return str(answer.read().decode())
 
 
 @contextmanager

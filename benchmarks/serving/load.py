@@ -70,6 +70,8 @@ class Outcome(NamedTuple):
     """What a refusal told the client to wait."""
     attempt: int = 0
     """1 when the client had been refused before and came back as told."""
+    number: int = 0
+    """Which of the requests given it was."""
 
     @property
     def ended_at(self) -> float:
@@ -91,6 +93,8 @@ class Run:
     is_open: bool
     not_retried: int = 0
     """Refused clients that were told to come back after the end of the run."""
+    lag_s: float = 0.0
+    """How late the client itself was, for 99 of 100 requests; when it is much, the figures are the client's."""
 
     @property
     def window_s(self) -> float:
@@ -111,9 +115,10 @@ class Run:
         """Answers with status 200 per second."""
         return self.goodput(math.inf)
 
-    def goodput(self, bound_s: float) -> float:
-        """Answers with status 200 within the bound, per second."""
-        return sum(o.status == 200 and o.latency_s <= bound_s for o in self.counted) / self.window_s
+    def goodput(self, bound_s: float, weights: Sequence[float] | None = None) -> float:
+        """Answers with status 200 within the bound, per second; or what they weigh, by the request's number."""
+        good = (o for o in self.counted if o.status == 200 and o.latency_s <= bound_s)
+        return sum(weights[o.number] if weights else 1.0 for o in good) / self.window_s
 
     def kept(self, bound_s: float) -> float:
         """The share of everything counted that was answered with 200 within the bound."""
@@ -123,12 +128,8 @@ class Run:
 
     def latency_s(self, percent: float, attempt: int | None = None) -> float:
         """The latency that so many percent of the answers with status 200 do not exceed; NaN without answers."""
-        chosen = sorted(
-            o.latency_s for o in self.counted if o.status == 200 and (attempt is None or o.attempt == attempt)
-        )
-        if not chosen:
-            return math.nan
-        return chosen[min(len(chosen) - 1, math.ceil(len(chosen) * percent / 100) - 1)]
+        chosen = [o for o in self.counted if o.status == 200 and (attempt is None or o.attempt == attempt)]
+        return nearest_rank([o.latency_s for o in chosen], percent)
 
     def checked(self) -> Run:
         """Return the run; raises RuntimeError when anything was refused, failed or went unanswered."""
@@ -148,7 +149,15 @@ class Run:
         cuts = " / ".join(f"{self.latency_s(q) * 1e3:.1f}" for q in (50, 90, 99, 99.9))
         waits = [o.retry_after_s for o in self.outcomes if o.retry_after_s is not None]
         told = f"; told to wait {min(waits):.2f} .. {max(waits):.2f} s" if waits else ""
-        return f"{self.rate:.1f}/s; {answers}; p50 / p90 / p99 / p99.9 {cuts} ms{told}"
+        lag = f"; client late by {self.lag_s * 1e3:.1f} ms" if self.is_open else ""
+        return f"{self.rate:.1f}/s; {answers}; p50 / p90 / p99 / p99.9 {cuts} ms{told}{lag}"
+
+
+def nearest_rank(values: Sequence[float], percent: float) -> float:
+    """Return the least value that so many percent do not exceed; NaN when there is none."""
+    if not values:
+        return math.nan
+    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
 
 
 def run_load(main: Coroutine[Any, Any, T]) -> T:
@@ -250,7 +259,7 @@ async def closed_loop(
     loop = asyncio.get_running_loop()
     outcomes: list[Outcome] = []
     opened: list[Connection] = []
-    pending = itertools.islice(itertools.cycle(requests), count)
+    pending = itertools.islice(itertools.cycle(enumerate(requests)), count)
     started = until = math.inf
     everybody_in, go = asyncio.Event(), asyncio.Event()
 
@@ -272,7 +281,7 @@ async def closed_loop(
                 if len(opened) == connections:
                     everybody_in.set()
             await go.wait()
-            request = next(pending, None)
+            number, request = next(pending, (0, None))
             if request is None:
                 break
             answered = loop.create_future()
@@ -280,7 +289,7 @@ async def closed_loop(
             connection.send(request)
             status, retry_after_s = await answered
             now = time.perf_counter()
-            outcomes.append(Outcome(status, sent_at - started, now - sent_at, retry_after_s))
+            outcomes.append(Outcome(status, sent_at - started, now - sent_at, retry_after_s, number=number))
             if status != 200:
                 await asyncio.sleep(max(min(retry_after_s or PAUSE_S, until - now), 0))
         if connection is not None and connection.is_open:
@@ -367,6 +376,7 @@ class _Sender:
 
 class _Mark(NamedTuple):
     request: bytes
+    number: int
     meant_at: float
     attempt: int
 
@@ -402,11 +412,13 @@ async def open_loop(
     def on_answer(mark: _Mark, status: int, retry_after_s: float | None) -> None:
         nonlocal left, not_retried
         now = time.perf_counter() - started
-        outcomes.append(Outcome(status, mark.meant_at, now - mark.meant_at, retry_after_s, mark.attempt))
+        outcomes.append(
+            Outcome(status, mark.meant_at, now - mark.meant_at, retry_after_s, mark.attempt, mark.number)
+        )
         if obedient and status == 429 and mark.attempt == 0 and retry_after_s is not None:
             back_at = now + retry_after_s
             if back_at < until + drain_s:
-                loop.call_later(retry_after_s, submit, _Mark(mark.request, back_at, 1))
+                loop.call_later(retry_after_s, submit, _Mark(mark.request, mark.number, back_at, 1))
                 return
             not_retried += 1
         left -= 1
@@ -420,6 +432,7 @@ async def open_loop(
 
     meant_at = draw.expovariate(rate)
     number = 0
+    lags = [0.0]
     while meant_at < until:
         now = time.perf_counter() - started
         if meant_at > now:
@@ -429,7 +442,8 @@ async def open_loop(
             continue
         left += 1
         all_done.clear()
-        submit(_Mark(requests[number % len(requests)], meant_at, 0))
+        lags.append(now - meant_at)
+        submit(_Mark(requests[number % len(requests)], number % len(requests), meant_at, 0))
         number += 1
         meant_at += draw.expovariate(rate)
         if number % 64 == 0:
@@ -439,7 +453,9 @@ async def open_loop(
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(all_done.wait(), drain_s + LAST_ANSWER_S)
     sender.close()
-    return Run(outcomes, min(warm_s, until), until, is_open=True, not_retried=not_retried)
+    return Run(
+        outcomes, min(warm_s, until), until, is_open=True, not_retried=not_retried, lag_s=nearest_rank(lags, 99)
+    )
 
 
 async def _connect(target: Target, on_answer: Callable[[Connection, int, float | None], None]) -> Connection:
