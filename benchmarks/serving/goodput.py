@@ -10,9 +10,9 @@ from benchmarks.serving.load import Outcome, Run, Target, open_loop, run_load
 
 # One in a hundred may be late: the bound is on p99.
 KEPT = 0.99
-TRIES = 6
+TRIES = 5
 # Fewer requests say nothing about the hundredth; more seconds than this try everybody's patience.
-LEAST_REQUESTS, MOST_SECONDS = 400, 20.0
+LEAST_REQUESTS, MOST_SECONDS = 300, 12.0
 
 
 @dataclass(frozen=True)
