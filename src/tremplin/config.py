@@ -39,6 +39,10 @@ class Settings(BaseSettings):
     data: Path = Field(default_factory=default_data_folder, description="The one folder everything is kept in.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = 8000
+    grpc_port: Annotated[
+        int | None,
+        Field(ge=0, le=65535, description="Port for gRPC beside it, on the same address; none by default."),
+    ] = None
     auth: bool = Field(True, description="Ask for an API key. Only a loopback address may go without.")
     threads: Annotated[
         int, Field(ge=0, le=256, description="Threads of each batch; 0 shares out the usable cores.")

@@ -30,6 +30,12 @@ EngineProcess = Annotated[
 ]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")]
+GrpcPort = Annotated[
+    int | None,
+    typer.Option(
+        "--grpc-port", min=0, help="Port for gRPC on the same address; 0 takes a free one.", show_default="no gRPC"
+    ),
+]
 Documents = Annotated[
     Path | None, typer.Option(help="JSONL of documents to search; the bundled ones when not given.")
 ]

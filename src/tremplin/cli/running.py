@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import socket
 import sys
 import webbrowser
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 
 from tremplin.cli.show import out, progress_bar
 from tremplin.config import Settings, has_display
 from tremplin.errors import StartFailed
+from tremplin.gateway.edge import Edge
 from tremplin.gateway.server import Connections, handed_over, listening, open_socket, serve_app
 from tremplin.machine import Machine, read_machine, return_free_memory
 from tremplin.monitor.logs import configure_logs
@@ -47,7 +49,8 @@ def run_server(
     """Serve until told to stop. Raises the errors that keep a server from starting."""
     access_log = configure_logs(settings.log_level)
     # Bound first: a port in use must not cost the half minute of a first run.
-    with open_socket(settings.host, settings.port) as listener:
+    with open_socket(settings.host, settings.port) as listener, _grpc_port(settings) as grpc_port:
+        settings = settings.model_copy(update={"grpc_port": grpc_port})
         registry = open_registry(settings)
         machine = read_machine()
         threads = threads_of(settings, machine)
@@ -73,7 +76,7 @@ def run_server(
             run_workers(settings, listener, services, forced, follows_file=follows_file, on_started=announce)
             return
         server = build_server(settings, registry, forced, access_log, follows_file=follows_file)
-        _serve(server, settings, services, listening(listener), announce)
+        _serve(server, registry, settings, services, listening(listener), announce)
 
 
 def serve_as_worker(
@@ -88,25 +91,29 @@ def serve_as_worker(
 ) -> None:
     """Serve the connections that the parent hands over on ``control``, until it goes or says so."""
     access_log = configure_logs(settings.log_level)
+    registry = open_registry(settings)
     server = build_server(
         settings,
-        open_registry(settings),
+        registry,
         forced,
         access_log,
         follows_file=follows_file,
         place=WorkerPlace(folder, index),
     )
-    _serve(server, settings, services, handed_over(control), lambda: control.sendall(b"r"))
+    _serve(server, registry, settings, services, handed_over(control), lambda: control.sendall(b"r"))
 
 
 def _serve(
     server: Server,
+    registry: Registry,
     settings: Settings,
     services: Sequence[Service],
     connections: Connections,
     announce: Callable[[], None],
 ) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    if settings.grpc_port is not None:
+        connections = _with_grpc(connections, server, registry, settings.host, settings.grpc_port)
     server.deployment.start(services)
 
     async def on_started() -> None:
@@ -137,6 +144,31 @@ def _serve(
         _run(serve())
     finally:
         server.deployment.stop()
+
+
+@contextlib.contextmanager
+def _grpc_port(settings: Settings) -> Iterator[int | None]:
+    """Keep the port for gRPC, when one is wanted, and lend its number."""
+    if settings.grpc_port is None:
+        yield None
+        return
+    from tremplin.gateway.grpc.port import reserve_port
+
+    with reserve_port(settings.host, settings.grpc_port) as reservation:
+        yield reservation.getsockname()[1]
+
+
+def _with_grpc(connections: Connections, server: Server, registry: Registry, host: str, port: int) -> Connections:
+    from tremplin.gateway.grpc.calls import Calls
+    from tremplin.gateway.grpc.messages import load_methods
+    from tremplin.gateway.grpc.server import beside
+    from tremplin.gateway.grpc.service import rpcs
+
+    edge = server.app
+    assert isinstance(edge, Edge)  # checks and counts calls of both kinds
+    answers = rpcs(server.services, server.metrics, server.state, server.deployment, registry)
+    calls = Calls(edge, load_methods(), answers)
+    return beside(connections, calls, host, port, max_message_bytes=edge.max_body_bytes)
 
 
 def _services(
@@ -193,6 +225,8 @@ def _announce(
         _say("API key   none is asked for (--no-auth)")
     console = f"{address}/console/enter?ticket={open_tickets(settings).issue()}"
     _say(f"Console   {console}  (opens once)")
+    if settings.grpc_port is not None:
+        _say(f"gRPC      {_shown_host(settings.host)}:{settings.grpc_port}")
     _say(f"Ready     {address}")
     if open_browser and sys.stdout.isatty() and has_display():
         webbrowser.open(console)
