@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     max_batch_rows: Annotated[int, Field(ge=1, description="Rows in one batch.")] = 64
     engine: str = Field(
         "auto",
-        pattern="^(auto|onnxruntime|openvino|ctranslate2)$",
+        pattern="^(auto|onnxruntime|openvino|ctranslate2|cuda|tensorrt)$",
         description="What runs batches: auto measures the installed engines and keeps the best for each shape.",
     )
     engine_process: bool = Field(

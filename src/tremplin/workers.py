@@ -96,6 +96,8 @@ class Worker:
     def lost(self) -> None:
         """Take note that the worker has ended by itself, and plan its return."""
         self.control.close()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         self.is_ready = False
         if time.monotonic() - self.started > PROVEN_AFTER_S:
             self.pause_s = FIRST_PAUSE_S

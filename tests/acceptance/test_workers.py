@@ -102,6 +102,8 @@ def test_workers_share_a_port_and_answer_as_one(start: Start) -> None:
         assert rows is not None
         batches = client.get("/debug/batches").json()["batches"]
         assert sum(batch["rows"] for batch in batches) == float(rows.group(1))
+    for client in clients:
+        client.close()
     assert server.stop() == 0
     assert _workers(server) == []
 

@@ -23,7 +23,9 @@ Workers = Annotated[
 ]
 Engine = Annotated[
     str | None,
-    typer.Option(help="auto, onnxruntime, openvino or ctranslate2: what runs batches.", show_default="auto"),
+    typer.Option(
+        help="auto, onnxruntime, openvino, ctranslate2, cuda or tensorrt: what runs batches.", show_default="auto"
+    ),
 ]
 EngineProcess = Annotated[
     bool, typer.Option("--engine-process", help="Run engines in processes of their own, which may crash alone.")
