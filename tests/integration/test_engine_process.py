@@ -40,6 +40,13 @@ def children() -> list[int]:
     ]
 
 
+def wait_ended(engine: ProcessEngine) -> None:
+    deadline = time.monotonic() + 10
+    while engine.health() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not engine.health()
+
+
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[ProcessEngine]:
     spec = EngineSpec(EngineName.ONNX_RUNTIME, str(tiny_models.write_encoder(tmp_path / "model.onnx")), streams=2)
@@ -54,6 +61,7 @@ def test_a_crash_is_our_error_and_the_next_batch_is_answered(engine: ProcessEngi
     expected = engine.run(pad([[2, 4, 3]]))["embedding"]
     for pid in children():
         os.kill(pid, signal.SIGSEGV)
+    wait_ended(engine)
     for _ in range(4):
         np.testing.assert_array_equal(engine.run(pad([[2, 4, 3]]))["embedding"], expected)
     assert engine.health()
@@ -82,10 +90,7 @@ def test_closing_frees_a_run_that_hangs(engine: ProcessEngine) -> None:
 def test_health_comes_back_with_a_warm_up(engine: ProcessEngine) -> None:
     for pid in children():
         os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while engine.health() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not engine.health()
+    wait_ended(engine)
     engine.warm_up()
     assert engine.health()
     assert len(children()) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -49,21 +50,23 @@ def run() -> None:
     try:
         app()
     except TremplinError as error:
-        print(f"tremplin: {error}", file=sys.stderr)
-        sys.exit(exit_code(error))
+        _end(str(error), exit_code(error))
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:  # a file somebody named, or a disk; without a name it would be our bug
         place = error.filename or _place(error)
-        print(f"tremplin: {place} cannot be used: {error.strerror or type(error).__name__}.", file=sys.stderr)
-        sys.exit(1)
+        _end(f"{place} cannot be used: {error.strerror or type(error).__name__}.", 1)
     except Exception as error:  # a bug of ours: name it, without a stack trace that could quote a text
         place = _place(error)
-        print(
-            f"tremplin: unexpected {type(error).__name__} at {place}. This is a bug: please report it.",
-            file=sys.stderr,
-        )
-        sys.exit(70)
+        _end(f"unexpected {type(error).__name__} at {place}. This is a bug: please report it.", 70)
+
+
+def _end(sentence: str, code: int) -> NoReturn:
+    from tremplin.monitor.logs import flush_logs
+
+    flush_logs()
+    print(f"tremplin: {sentence}", file=sys.stderr)
+    sys.exit(code)
 
 
 def _place(error: BaseException) -> str:

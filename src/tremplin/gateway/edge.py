@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tremplin.errors import BodyTooLarge, InvalidKey, MissingKey, NotPermitted, NotReady, TremplinError
 from tremplin.gateway.calls import call_of
 from tremplin.gateway.endpoint import Endpoint, HotRequest
-from tremplin.gateway.problems import Dialect, problem_response
+from tremplin.gateway.problems import Dialect, problem_of
 from tremplin.gateway.state import ServerState
 from tremplin.monitor.logs import AccessLog
 from tremplin.monitor.metrics import Metrics
@@ -194,17 +194,17 @@ class Edge:
     def refuse(self, exchange: Exchange, route: HotRoute | None, error: Exception) -> HotAnswer:
         """Return an error as the caller sees it; one that nobody expected is logged."""
         self._log_unexpected(exchange, error)
-        response = problem_response(
+        problem = problem_of(
             error,
             dialect=exchange.dialect,
             request_id=exchange.request_id,
             rows_at=route.endpoint.rows_at if route else "",
         )
-        exchange.status = response.status_code
-        headers = [*response.raw_headers, (b"x-request-id", exchange.request_id.encode())]
+        exchange.status = problem.status
+        problem.headers.append((b"x-request-id", exchange.request_id.encode()))
         if self._state.is_draining:
-            headers.append((b"connection", b"close"))
-        return HotAnswer(response.status_code, headers, bytes(response.body))
+            problem.headers.append((b"connection", b"close"))
+        return HotAnswer(problem.status, problem.headers, problem.body)
 
     def end(self, exchange: Exchange, scope: Scope | None = None) -> None:
         """Count a request out."""

@@ -105,9 +105,18 @@ def kind_of(error: Exception) -> Kind:
     return UNEXPECTED
 
 
-def problem_response(
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error as it goes over the wire."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+def problem_of(
     error: Exception, *, dialect: Dialect, request_id: str, rows_at: str = "", kind: Kind | None = None
-) -> Response:
+) -> Problem:
     """Return an error as the client sees it. An unexpected exception says nothing of itself.
 
     ``rows_at`` points to the member with the texts: what knows only a row's number points below it.
@@ -130,15 +139,24 @@ def problem_response(
     if pointer is not None:
         body["pointer"] = pointer
     body |= _dialect_members(kind, detail, pointer, dialect)
-    response = Response(_dump(body), status, media_type=MEDIA_TYPE)
+    dumped = _dump(body)
+    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", b"%d" % len(dumped))]
     if status == 401:
-        response.headers["www-authenticate"] = "Bearer"
+        headers.append((b"www-authenticate", b"Bearer"))
     if isinstance(error, Overloaded):
         # Retry-After has whole seconds; openai-python prefers the millisecond header when it is there.
-        response.headers["retry-after"] = str(math.ceil(error.retry_after_s))
-        response.headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
+        headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after_s)))
+        headers.append((b"retry-after-ms", b"%d" % math.ceil(error.retry_after_s * 1000)))
     if status in (500, 504):  # asking the same again would meet the same end
-        response.headers["x-should-retry"] = "false"
+        headers.append((b"x-should-retry", b"false"))
+    return Problem(status, headers, dumped)
+
+
+def problem_response(error: Exception, *, dialect: Dialect, request_id: str, kind: Kind | None = None) -> Response:
+    """Return an error as a response of the framework."""
+    problem = problem_of(error, dialect=dialect, request_id=request_id, kind=kind)
+    response = Response(problem.body, problem.status)
+    response.raw_headers = list(problem.headers)
     return response
 
 

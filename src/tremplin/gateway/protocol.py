@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from tremplin.errors import BadInput, TremplinError
 from tremplin.gateway.edge import Edge, Exchange, Headers, HotAnswer, HotRoute, too_large
-from tremplin.gateway.problems import HEADERS_TOO_LARGE, NOT_HTTP, Dialect, Kind, problem_response
+from tremplin.gateway.problems import HEADERS_TOO_LARGE, NOT_HTTP, Dialect, Kind, problem_of
 from tremplin.store.keys import ApiKey
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -242,10 +242,10 @@ class BoundedProtocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         request_id = secrets.token_hex(8)
-        response = problem_response(BadInput(detail), dialect=Dialect.OPENAI, request_id=request_id, kind=kind)
-        headers = [*response.raw_headers, (b"x-request-id", request_id.encode()), (b"connection", b"close")]
+        problem = problem_of(BadInput(detail), dialect=Dialect.OPENAI, request_id=request_id, kind=kind)
+        headers = [*problem.headers, (b"x-request-id", request_id.encode()), (b"connection", b"close")]
         head = STATUS_LINE[kind.status] + b"".join(_lines(headers))
-        self.transport.write(head + b"\r\n" + bytes(response.body))
+        self.transport.write(head + b"\r\n" + problem.body)
         self.close_politely(has_read_all=False)
 
 

@@ -32,6 +32,7 @@ class LineWriter:
         self._thread = threading.Thread(target=self._write_forever, name="logs", daemon=True)
         self._thread.start()
         atexit.register(self.flush)
+        _writers.append(self)
 
     def msg(self, line: bytes) -> None:
         """Take one line; it is written within FLUSH_EVERY_S."""
@@ -60,6 +61,15 @@ class LineWriter:
         while True:
             time.sleep(FLUSH_EVERY_S)
             self.flush()
+
+
+_writers: list[LineWriter] = []
+
+
+def flush_logs() -> None:
+    """Write every line that was logged: what a command says last is to be read last."""
+    for writer in _writers:
+        writer.flush()
 
 
 class AccessLog:

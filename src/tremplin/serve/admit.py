@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tremplin.errors import EmptyText, NotReady, Overloaded, TooManyInputs
-from tremplin.serve.call import Priority
+from tremplin.serve.call import Call, Priority
 from tremplin.serve.costs import CostModel
 from tremplin.serve.lanes import SHARES
 from tremplin.serve.promises import NEWCOMERS, Promises
@@ -22,6 +22,9 @@ BULK_FROM_S = 1.0
 
 
 READY_BELOW = 0.9
+
+# English and French texts have four to five characters a token; a low guess counts a request as larger than it is.
+CHARACTERS_PER_TOKEN = 4.0
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,23 @@ class Ticket:
     work_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How long a class waits, and how long it may."""
+
+    wait_s: float
+    bound_s: float
+    for_newcomers_s: float
+    """The part of the bound that is not kept for those who return."""
+    late_by_s: float
+    """How much too long the wait is for the caller's deadline."""
+
+
 @dataclass
 class Backlog:
     """What waits or runs in one class."""
 
+    priority: Priority
     rows: int = 0
     tokens: int = 0
     work_s: float = 0.0
@@ -62,7 +78,7 @@ class Admission:
         self.limits = limits
         self._costs = costs
         self._streams = streams
-        self._backlogs = {priority: Backlog() for priority in Priority}
+        self._backlogs = {priority: Backlog(priority) for priority in Priority}
         self._is_draining = False
 
     @property
@@ -84,6 +100,25 @@ class Admission:
                 f"The request has {rows} inputs; one request may carry {self.limits.max_rows_per_request}. "
                 "Split it into several requests."
             )
+
+    def check_open(self, texts: int, characters: int, *, request: int, call: Call) -> None:
+        """Refuse a request before it is tokenized, when no newcomer of whatever size can be let in.
+
+        Under overload most requests are refused, and what each costs is taken from those that are served.
+        Raises Overloaded.
+        """
+        tokens = characters / CHARACTERS_PER_TOKEN
+        work_s = texts * self._costs.row_s(int(tokens / texts) + 1)
+        backlog = self._backlogs[self._class_of(texts, work_s, call.priority)]
+        if not backlog.tokens:
+            return
+        now = time.perf_counter()
+        room = self._room(backlog, call.deadline, now)
+        if room.wait_s <= room.for_newcomers_s and not room.late_by_s:
+            return
+        if room.wait_s <= room.bound_s and not room.late_by_s and backlog.promises.is_due(request, now):
+            return
+        raise self._refusal(backlog, room, work_s * self._pace, request, now)
 
     def enter(
         self,
@@ -107,11 +142,8 @@ class Admission:
                 f"{self.limits.max_tokens_per_request}. Split it into several requests."
             )
         work_s = sum(map(self._costs.row_s, lengths))
-        if priority is None:
-            is_bulk = len(lengths) > 1 and work_s * self._pace > BULK_FROM_S
-            priority = Priority.BULK if is_bulk else Priority.INTERACTIVE
-        ticket = Ticket(priority, len(lengths), tokens, work_s)
-        backlog = self._backlogs[priority]
+        ticket = Ticket(self._class_of(len(lengths), work_s, priority), len(lengths), tokens, work_s)
+        backlog = self._backlogs[ticket.priority]
         # An empty queue admits any legal request: otherwise the largest would never be served.
         if backlog.tokens:
             self._check_room(backlog, ticket, request, deadline)
@@ -160,23 +192,36 @@ class Admission:
         """Seconds that pass for a second of rows' own work."""
         return self._costs.seconds_per_work / self._streams
 
+    def _class_of(self, rows: int, work_s: float, asked: Priority | None) -> Priority:
+        if asked is not None:
+            return asked
+        is_bulk = rows > 1 and work_s * self._pace > BULK_FROM_S
+        return Priority.BULK if is_bulk else Priority.INTERACTIVE
+
     def _check_room(self, backlog: Backlog, ticket: Ticket, request: int, deadline: float | None) -> None:
         now = time.perf_counter()
-        wait_s, own_s = self.predicted_wait_s(ticket.priority), ticket.work_s * self._pace
+        room, own_s = self._room(backlog, deadline, now), ticket.work_s * self._pace
+        if not room.late_by_s:
+            # Who returns has waited for the room that he takes, however much it is.
+            if room.wait_s <= room.bound_s and backlog.promises.redeem(request, now):
+                return
+            if room.wait_s + own_s <= room.for_newcomers_s:
+                return
+        raise self._refusal(backlog, room, own_s, request, now)
+
+    def _room(self, backlog: Backlog, deadline: float | None, now: float) -> Room:
+        wait_s = self.predicted_wait_s(backlog.priority)
         # One bound for both: tokens are turned into the seconds they take.
         bound_s = min(self.limits.max_queue_s, self.limits.max_queue_tokens * wait_s / backlog.tokens)
-        others_expected = backlog.promises.are_open(now)
+        for_newcomers_s = NEWCOMERS * bound_s if backlog.promises.are_open(now) else bound_s
         late_by_s = 0.0 if deadline is None else max(0.0, now + wait_s - deadline)
-        if not late_by_s:
-            # Who returns has waited for the room that he takes, however much it is.
-            if others_expected and wait_s <= bound_s and backlog.promises.redeem(request, now):
-                return
-            if wait_s + own_s <= (NEWCOMERS * bound_s if others_expected else bound_s):
-                return
-        room_in_s = max(0.0, wait_s + own_s - NEWCOMERS * bound_s)
-        raise Overloaded(
-            f"The queue holds {backlog.tokens} tokens, about {wait_s:.1f} s of work"
-            + (", more than the deadline allows" if late_by_s else "")
+        return Room(wait_s, bound_s, for_newcomers_s, late_by_s)
+
+    def _refusal(self, backlog: Backlog, room: Room, own_s: float, request: int, now: float) -> Overloaded:
+        room_in_s = max(0.0, room.late_by_s, room.wait_s + own_s - NEWCOMERS * room.bound_s)
+        return Overloaded(
+            f"The queue holds {backlog.tokens} tokens, about {room.wait_s:.1f} s of work"
+            + (", more than the deadline allows" if room.late_by_s else "")
             + ". Come back when Retry-After says: a place is kept for the same request.",
-            retry_after_s=backlog.promises.promise(request, own_s, max(late_by_s, room_in_s), now),
+            retry_after_s=backlog.promises.promise(request, own_s, room_in_s, now),
         )

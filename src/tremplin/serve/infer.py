@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tremplin.errors import DeadlinePassed, NotServable
 from tremplin.registry.manifest import Manifest
-from tremplin.serve.admit import Admission, Ticket
+from tremplin.serve.admit import CHARACTERS_PER_TOKEN, Admission, Ticket
 from tremplin.serve.batch import BatchLimits
 from tremplin.serve.cache import CachedRow, CacheKeys, NoCache, ResultCache
 from tremplin.serve.call import ANYONE, Call, Priority
@@ -127,6 +127,7 @@ class Inferencer:
         self.costs = costs
         self.limits = limits
         self.broken_bounds = broken_bounds
+        self._most_characters = int(CHARACTERS_PER_TOKEN * manifest.interface.max_tokens)
         self._has_token_outputs = False
         self._users = 0
         self._unused = asyncio.Event()
@@ -184,7 +185,8 @@ class Inferencer:
                 encoded = await asyncio.to_thread(self.tokenizer.encode, chosen)
             return self._checked(encoded, numbers, truncate)
 
-        inference = await self._infer(self.keys.of_texts(call.tenant, texts), encode, call)
+        keys = self.keys.of_texts(call.tenant, texts)
+        inference = await self._infer(keys, list(map(len, texts)), encode, call)
         return self._checked(inference, range(len(texts)), truncate)
 
     async def infer_pairs(
@@ -198,7 +200,8 @@ class Inferencer:
             encoded = await asyncio.to_thread(self.tokenizer.encode_pairs, [pairs[number] for number in numbers])
             return self._checked(encoded, numbers, truncate)
 
-        inference = await self._infer(self.keys.of_pairs(call.tenant, pairs), encode, call)
+        keys, characters = self.keys.of_pairs(call.tenant, pairs), [len(a) + len(b) for a, b in pairs]
+        inference = await self._infer(keys, characters, encode, call)
         return self._checked(inference, range(len(pairs)), truncate)
 
     async def infer_ids(
@@ -214,7 +217,8 @@ class Inferencer:
 
         # No token id is negative, so a -1 keeps rows with types apart from longer rows without.
         read = [[*ids, -1, *of_row] for ids, of_row in zip(checked, types, strict=True)] if types else checked
-        return await self._infer(self.keys.of_ids(call.tenant, read), encode, call)
+        characters = [int(CHARACTERS_PER_TOKEN * len(ids)) for ids in checked]
+        return await self._infer(self.keys.of_ids(call.tenant, read), characters, encode, call)
 
     def _checked(self, rows: HasTruncated, numbers: Sequence[int], truncate: bool) -> HasTruncated:
         """Return what was encoded or answered; refuses what was cut for a caller who does not allow it."""
@@ -225,7 +229,11 @@ class Inferencer:
     # -- cache, coalescing, queue -----------------------------------------------------------------------
 
     async def _infer(
-        self, keys: list[bytes], encode: Callable[[Sequence[int]], Awaitable[Encoded]], call: Call
+        self,
+        keys: list[bytes],
+        characters: list[int],
+        encode: Callable[[Sequence[int]], Awaitable[Encoded]],
+        call: Call,
     ) -> Inference:
         self._users += 1
         self._unused.clear()
@@ -236,7 +244,11 @@ class Inferencer:
                 cached = [row for row in found if row is not None]
                 return Inference(self.engine.current.outputs, cached, _timings(cached, cached=len(cached)))
             joined = {key: flight for key in missing if (flight := self._flight(key, call)) is not None}
-            own, tokenize_s = await self._take_off(missing, joined, encode, call)
+            begun = {key: number for key, number in missing.items() if key not in joined}
+            own, tokenize_s = None, 0.0
+            if begun:
+                size = sum(min(characters[number], self._most_characters) for number in begun.values())
+                own, tokenize_s = await self._take_off(begun, size, encode, call)
             flights = list({id(flight): flight for flight, _ in joined.values()}.values())
             await self._wait([own, *flights] if own is not None else flights, call)
             return self._collect(keys, found, missing, joined, own, tokenize_s)
@@ -260,20 +272,20 @@ class Inferencer:
 
     async def _take_off(
         self,
-        missing: dict[bytes, int],
-        joined: dict[bytes, tuple[Flight, int]],
+        begun: dict[bytes, int],
+        characters: int,
         encode: Callable[[Sequence[int]], Awaitable[Encoded]],
         call: Call,
-    ) -> tuple[Flight | None, float]:
+    ) -> tuple[Flight, float]:
         """Queue the rows that nobody computes yet; returns their flight and the seconds tokenizing took."""
-        keys = [key for key in missing if key not in joined]
-        if not keys:
-            return None, 0.0
+        keys = list(begun)
+        request = hash(tuple(keys))
+        self.admission.check_open(len(keys), characters, request=request, call=call)
         started = time.perf_counter()
-        encoded = await encode([missing[key] for key in keys])
+        encoded = await encode(list(begun.values()))
         arrived = time.perf_counter()
         ticket = self.admission.enter(
-            encoded.lengths, request=hash(tuple(keys)), priority=call.priority, deadline=call.deadline
+            encoded.lengths, request=request, priority=call.priority, deadline=call.deadline
         )
         loop = asyncio.get_running_loop()
         work = Work(encoded.rows, ticket.tokens, ticket.priority, loop, arrived, call.deadline)

@@ -79,11 +79,15 @@ class Promises:
             self._kept[request] = Promise(now + wait_s, now + wait_s + grace_s)
         return wait_s
 
-    def redeem(self, request: int, now: float) -> bool:
-        """Return whether a request has come back when it was told to; its place is then used up."""
+    def is_due(self, request: int, now: float) -> bool:
+        """Return whether a request has come back when it was told to."""
         held = self._kept.get(request)
         # A client's clock and timer may be a little early.
-        if held is None or not held.returns_at - JITTER_S <= now <= held.expires_at:
+        return held is not None and held.returns_at - JITTER_S <= now <= held.expires_at
+
+    def redeem(self, request: int, now: float) -> bool:
+        """Return whether a request has come back when it was told to; its place is then used up."""
+        if not self.is_due(request, now):
             return False
         del self._kept[request]
         return True

@@ -11,7 +11,7 @@ import pytest
 from tremplin import errors
 from tremplin.errors import BadInput, EngineFailed, Overloaded, TremplinError
 from tremplin.gateway import problems
-from tremplin.gateway.problems import KINDS, Dialect, kind_of, problem_response
+from tremplin.gateway.problems import KINDS, Dialect, kind_of, problem_of, problem_response
 
 
 def tree(root: type[TremplinError] = TremplinError, depth: int = 0) -> Iterator[tuple[type[TremplinError], int]]:
@@ -103,10 +103,10 @@ def test_an_unexpected_error_says_nothing_of_itself() -> None:
     ],
 )
 def test_a_row_is_pointed_at_where_the_texts_are(pointer: str | None, rows_at: str, expected: str | None) -> None:
-    response = problem_response(
+    problem = problem_of(
         BadInput("Wrong.", pointer=pointer), dialect=Dialect.NATIVE, request_id="r", rows_at=rows_at
     )
-    assert json.loads(bytes(response.body)).get("pointer") == expected
+    assert json.loads(problem.body).get("pointer") == expected
 
 
 def test_lone_surrogates_in_a_message_are_answered() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import heapq
 import itertools
 import random
 import time
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -14,8 +16,8 @@ from hypothesis import strategies as st
 from tremplin.errors import EmptyText, NotReady, Overloaded, TooManyInputs
 from tremplin.registry.passport import BatchCosts
 from tremplin.serve import admit
-from tremplin.serve.admit import Admission, AdmissionLimits, Ticket
-from tremplin.serve.call import Priority
+from tremplin.serve.admit import CHARACTERS_PER_TOKEN, Admission, AdmissionLimits, Ticket
+from tremplin.serve.call import Call, Priority
 from tremplin.serve.costs import CostModel
 from tremplin.serve.promises import MAX_RETRY_AFTER_S, NEWCOMERS, Promises
 
@@ -148,6 +150,55 @@ def test_what_is_counted_in_is_counted_out(
     assert all(0 <= wait_s <= MAX_RETRY_AFTER_S for wait_s in waits_s)
 
 
+def test_who_is_refused_unread_gets_a_place_as_everybody_else() -> None:
+    door = admission(500.0)
+    ticket = door.enter([180] * 5, priority=Priority.INTERACTIVE)
+    with pytest.raises(Overloaded, match=r"900 tokens, about 1\.8 s of work"):
+        door.enter([200], request=1)
+    with pytest.raises(Overloaded, match=r"900 tokens, about 1\.8 s of work") as raised:
+        door.check_open(1, 800, request=2, call=Call())
+    assert raised.value.retry_after_s >= 0.6
+    door.leave(ticket)
+    door.check_open(1, 800, request=2, call=Call())
+
+
+@settings(deadline=None)
+@given(
+    waiting=st.lists(st.tuples(st.sampled_from(Priority), st.integers(1, 600)), max_size=8),
+    refused=st.lists(st.integers(0, 3), max_size=4),
+    comes=st.tuples(st.sampled_from(Priority), st.integers(1, 10), st.integers(1, 200), st.integers(0, 3)),
+    later_s=st.floats(0, 5),
+    left_s=st.none() | st.floats(0, 10),
+)
+def test_nobody_is_refused_unread_who_would_be_let_in(
+    waiting: list[tuple[Priority, int]],
+    refused: list[int],
+    comes: tuple[Priority, int, int, int],
+    later_s: float,
+    left_s: float | None,
+) -> None:
+    clock = [100.0]
+    door = admission(200.0)
+    priority, rows, length, request = comes
+    deadline = None if left_s is None else clock[0] + later_s + left_s
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(admit.time, "perf_counter", lambda: clock[0])
+        for lane, tokens in waiting:
+            with suppress(Overloaded):
+                door.enter([tokens], priority=lane, request=100 + tokens)
+        for number in refused:
+            with suppress(Overloaded):
+                door.enter([2000], priority=priority, request=number)
+        clock[0] += later_s
+        unread = copy.deepcopy(door)
+        try:
+            door.enter([length] * rows, priority=priority, request=request, deadline=deadline)
+        except Overloaded:
+            return
+        characters = int(CHARACTERS_PER_TOKEN * length * rows)
+        unread.check_open(rows, characters, request=request, call=Call(priority=priority, deadline=deadline))
+
+
 # -- promises ------------------------------------------------------------------------------------------
 
 
@@ -215,6 +266,7 @@ def test_under_overload_the_obedient_are_served_and_the_engine_never_idles(
                 free_at = free_at + work_s if inside else free_at
             retries += returns
             try:
+                door.check_open(1, 40, request=number, call=Call(priority=Priority.INTERACTIVE))
                 ticket = door.enter([10], request=number, priority=Priority.INTERACTIVE)
             except Overloaded as refusal:
                 if not returns and generator.random() >= absent:

@@ -203,9 +203,9 @@ async def test_operators_load_and_unload_over_v2(
         assert (await client.post(load.replace("tiny", "none"), json={}, headers=operator)).status_code == 404
         await client.post("/embed", json={"inputs": "alpha beta"}, headers=caller)
         batches = (await client.get("/debug/batches", headers=operator)).json()["batches"]
-        assert batches[0]["version"] == "tiny@2-fp32"
-        assert batches[0]["rows"] == 1
-        assert set(batches[0]) >= {"tokens", "padding_share", "release", "wait_ms", "compute_ms", "predicted_ms"}
+        # Others may hold the documents.
+        ours = next(batch for batch in batches if batch["version"] == "tiny@2-fp32" and batch["rows"] == 1)
+        assert set(ours) >= {"tokens", "padding_share", "release", "wait_ms", "compute_ms", "predicted_ms"}
         answer = await client.post("/v2/repository/models/tiny/unload", headers=operator)
         assert answer.status_code == 200
         assert (await client.post("/embed", json={"inputs": "alpha"}, headers=caller)).status_code == 404
