@@ -213,12 +213,15 @@ class BatchQueue:
     ) -> None:
         seconds = finished - batch.started
         if error is None:
-            _answer(batch.rows, [outputs[name] for name in engine.outputs], finished)
+            complete = _answer(batch.rows, [outputs[name] for name in engine.outputs], finished)
             self._costs.observe(batch.tokens.rows, batch.tokens.width, seconds)
             if batch.waiting:
                 self._costs.observe_backlog(batch.predicted_s, sum(row.row_s for row in batch.rows))
             self._engine.succeeded(engine)
             self._regain_memory()
+            self._record(batch, engine.name, seconds, failed=False)
+            # Last: the event loop wakes up and asks for the interpreter, which it would not get before.
+            _hand_back(complete)
         else:
             if isinstance(error, EngineOutOfMemory):
                 self._max_tokens = max(1, min(self._max_tokens, batch.tokens.input_ids.size) // 2)
@@ -227,7 +230,7 @@ class BatchQueue:
                 self._put_back(batch.rows, error, finished)
             else:
                 self._divide(batch.rows, error, finished)
-        self._record(batch, engine.name, seconds, failed=error is not None)
+            self._record(batch, engine.name, seconds, failed=True)
 
     def _regain_memory(self) -> None:
         """Grow a budget that was halved when memory ran out, by a hundredth a batch."""
@@ -316,8 +319,8 @@ def _checked(outputs: Outputs, names: Sequence[str], rows: int) -> Outputs:
     return outputs
 
 
-def _answer(rows: list[Row], arrays: Sequence[NDArray[np.float32]], finished: float) -> None:
-    """Hand each row its part of the outputs, and each finished request to its event loop."""
+def _answer(rows: list[Row], arrays: Sequence[NDArray[np.float32]], finished: float) -> list[Work]:
+    """Hand each row its part of the outputs; returns the requests that are now answered."""
     complete: list[Work] = []
     for number, row in enumerate(rows):
         work = row.work
@@ -326,7 +329,7 @@ def _answer(rows: list[Row], arrays: Sequence[NDArray[np.float32]], finished: fl
         if work.pending == 0:
             work.finished = finished
             complete.append(work)
-    _hand_back(complete)
+    return complete
 
 
 def _fail(rows: list[Row], error: TremplinError, finished: float) -> None:
