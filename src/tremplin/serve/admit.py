@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tremplin.errors import EmptyText, NotReady, Overloaded, TooManyInputs
 from tremplin.serve.call import Call, Priority
@@ -38,8 +39,7 @@ class AdmissionLimits:
     max_queue_s: float = 20.0
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """What an admitted request was counted as."""
 
     priority: Priority
@@ -48,8 +48,7 @@ class Ticket:
     work_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(NamedTuple):
     """How long a class waits, and how long it may."""
 
     wait_s: float
@@ -167,13 +166,11 @@ class Admission:
         While both classes wait each gets its share, so a class is held up by as much of the other's work as its
         own work is worth, or by all of it.
         """
-        own_s = self._backlogs[priority].work_s
-        others_s = sum(
-            min(self._backlogs[other].work_s, own_s * SHARES[other] / SHARES[priority])
-            for other in Priority
-            if other is not priority
-        )
-        return (own_s + others_s) * self._pace
+        own_s = wait_s = self._backlogs[priority].work_s
+        for other, backlog in self._backlogs.items():
+            if other is not priority and backlog.rows:
+                wait_s += min(backlog.work_s, own_s * SHARES[other] / SHARES[priority])
+        return wait_s * self._pace
 
     def has_room(self) -> bool:
         """Return whether what waits is below READY_BELOW of its bounds; above, balancers should look elsewhere."""

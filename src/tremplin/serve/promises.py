@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # The share of the queue that newcomers may fill while others are expected back.
 NEWCOMERS = 0.8
@@ -32,8 +32,7 @@ JITTER_S = 0.05
 MAX_PROMISES = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class Promise:
+class Promise(NamedTuple):
     """A place kept for one refused request."""
 
     returns_at: float
