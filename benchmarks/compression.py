@@ -15,6 +15,8 @@ import numpy as np
 
 from benchmarks.record import Figure, Result, figure
 from benchmarks.texts import long_texts, short_texts
+from tremplin.bootstrap import first_run_schemes
+from tremplin.machine import read_machine
 from tremplin.optimize.bundled import import_bundled
 from tremplin.optimize.calibrate import collect_statistics
 from tremplin.optimize.optimiser import CALIBRATION_TEXTS, SCHEMES, make_pass
@@ -47,27 +49,28 @@ def run(rounds: int) -> Result:
         calibration = tokenizer.encode(bundled_texts().calibration[:CALIBRATION_TEXTS]).ids
         statistics = collect_statistics(imported.onnx_path, calibration, threads=1)
         paths = {"fp32": imported.onnx_path}
+        engines = {"fp32": OnnxRuntimeEngine(imported.onnx_path, threads=1)}
         for scheme in SCHEMES:
             paths[scheme] = folder / f"{scheme}.onnx"
-            make_pass(scheme, statistics).call(imported.onnx_path, paths[scheme])
-        engines = {}
-        for scheme, path in paths.items():
-            engines[scheme] = OnnxRuntimeEngine(path, threads=1)
-            engines[scheme].load()
+            made = make_pass(scheme, statistics).call(imported.onnx_path, paths[scheme])
+            engines[scheme] = OnnxRuntimeEngine(paths[scheme], threads=1, narrow_weights=made.narrow_weights)
+        for engine in engines.values():
+            engine.load()
         rows = {"short": tokenizer.encode(short).ids, "long": tokenizer.encode(long).ids}
         rates = _rates(engines, rows, rounds)
         figures: list[Figure] = []
         reference = _vectors(engines["fp32"], rows)
+        kept = first_run_schemes(read_machine())[0]
         for scheme in SCHEMES:
             figures += _against(
-                scheme, reference, _vectors(engines[scheme], rows), rates,
+                scheme, scheme == kept, reference, _vectors(engines[scheme], rows), rates,
                 paths[scheme].stat().st_size / paths["fp32"].stat().st_size,
             )  # fmt: skip
         return Result(
             scenario="int8 against fp32",
             setting=(
                 f"One thread on one core; 1,024 {short_name} and 128 {long_name}; calibrated on the sentences "
-                f"that ship; {rounds} interleaved rounds; batches of near lengths. The first run keeps `mixed`."
+                f"that ship; {rounds} interleaved rounds; batches of near lengths. The first run tries `{kept}`."
             ),
             figures=figures,
         )
@@ -92,7 +95,7 @@ def _vectors(engine: OnnxRuntimeEngine, rows: dict) -> tuple[np.ndarray, np.ndar
     return tuple(np.stack(run_rows(engine, rows[name], "embedding")) for name in ("short", "long"))  # type: ignore[return-value]
 
 
-def _against(scheme: str, reference, candidate, rates, size: float) -> list[Figure]:  # type: ignore[no-untyped-def]
+def _against(scheme: str, chosen: bool, reference, candidate, rates, size: float) -> list[Figure]:  # type: ignore[no-untyped-def]
     before, after = np.concatenate(reference), np.concatenate(candidate)
     cosines = (before * after).sum(axis=1)
     n = len(reference[0])
@@ -103,7 +106,6 @@ def _against(scheme: str, reference, candidate, rates, size: float) -> list[Figu
         return scores.argmax(axis=1)
 
     agreement = float((nearest(before) == nearest(after)).mean())
-    chosen = scheme == "mixed"
     ratio = {
         shape: [a / b for a, b in zip(rates[scheme][shape], rates["fp32"][shape], strict=True)] for shape in SHAPES
     }
