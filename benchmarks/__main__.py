@@ -12,12 +12,13 @@ from collections.abc import Callable
 
 from benchmarks import compression, first_run
 from benchmarks.record import Result, draw, keep
-from benchmarks.serving import against_peers, classes, cores, limit, overload, soak
+from benchmarks.serving import against_peers, cached, classes, cores, limit, overload, soak
 
 SERVING: dict[str, Callable[[argparse.Namespace], Result]] = {
     "limit": lambda chosen: limit.run(chosen.rounds, **_seconds(chosen)),
     "peers": lambda chosen: against_peers.run(chosen.rounds, names=chosen.peers, **_seconds(chosen)),
     "overload": lambda chosen: overload.run(chosen.rounds, **_seconds(chosen)),
+    "cached": lambda chosen: cached.run(chosen.rounds, **_seconds(chosen)),
     "classes": lambda chosen: classes.run(chosen.rounds, **_seconds(chosen)),
     "cores": lambda chosen: cores.run(chosen.rounds, **_seconds(chosen)),
     "soak": lambda chosen: soak.run(minutes=chosen.minutes),

@@ -65,11 +65,15 @@ class RunningServer:
     def metrics(self) -> dict[str, float]:
         """Return what ``/metrics`` counts, summed over the labels."""
         found: dict[str, float] = {}
-        for line in self._read("/metrics").splitlines():
+        for line in self.metrics_text().splitlines():
             if not line.startswith("#"):
                 name, _, value = line.rpartition(" ")
                 found[name.partition("{")[0]] = found.get(name.partition("{")[0], 0.0) + float(value)
         return found
+
+    def metrics_text(self) -> str:
+        """Return ``/metrics`` as it is."""
+        return self._read("/metrics")
 
     def get(self, path: str) -> Any:
         """Return what a route answers, read as JSON."""
