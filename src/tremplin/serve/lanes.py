@@ -105,10 +105,13 @@ class Lane:
 
 
 class Lanes:
-    """One lane for each class."""
+    """One lane for each class, served in turn by start-time fair queueing (Goyal, Vin and Cheng, 1996)."""
 
     def __init__(self) -> None:
         self._lanes = {priority: Lane(priority) for priority in Priority}
+        self._virtual_s = 0.0
+        """Where the lane that was served last stood: a lane that begins to wait begins there, so that it neither
+        saves up the time it did not ask for, nor pays for what it had while nobody else asked."""
 
     def __len__(self) -> int:
         return sum(len(lane) for lane in self._lanes.values())
@@ -117,8 +120,7 @@ class Lanes:
         """Queue a request's rows in its lane."""
         lane = self._lanes[work.priority]
         if not len(lane):
-            busy = [other.clock for other in self._lanes.values() if len(other)]
-            lane.clock = max(lane.clock, min(busy, default=lane.clock))
+            lane.clock = max(lane.clock, self._virtual_s)
         lane.add(Row(work, index, len(tokens), costs.row_s(len(tokens))) for index, tokens in enumerate(work.rows))
 
     def next(self) -> Lane | None:
@@ -129,6 +131,11 @@ class Lanes:
             if lane.window:
                 waiting.append(lane)
         return min(waiting, key=lambda lane: lane.clock, default=None)
+
+    def account(self, lane: Lane, seconds: float) -> None:
+        """Count the work of a batch that was cut in a lane."""
+        self._virtual_s = max(self._virtual_s, lane.clock)
+        lane.account(seconds)
 
     def lane(self, priority: Priority) -> Lane:
         """Return the lane of a class."""

@@ -164,7 +164,7 @@ class BatchQueue:
             return None
         rows, cut = lane.cut(self._costs, BatchLimits(self._max_tokens, self._limits.max_rows))
         batch = self._build(rows, cut.release, waiting=len(self._lanes))
-        lane.account(batch.predicted_s)
+        self._lanes.account(lane, batch.predicted_s)
         return batch
 
     def _cut_failed_part(self, rows: list[Row]) -> Batch | None:

@@ -110,25 +110,38 @@ def test_a_backlog_of_mixed_lengths_holds_little_padding() -> None:
     assert 1 - tokens / padded <= 0.05
 
 
+def serve(lanes: Lanes, count: int) -> dict[Priority, float]:
+    """Serve row by row; returns the work done in each class."""
+    served = dict.fromkeys(Priority, 0.0)
+    for _ in range(count):
+        lane = lanes.next()
+        assert lane is not None
+        rows, _ = lane.cut(costs(), BatchLimits(max_tokens=10, max_rows=1))
+        lanes.account(lane, rows[0].row_s)
+        served[lane.priority] += rows[0].row_s
+    return served
+
+
+def share_of_bulk(served: dict[Priority, float]) -> float:
+    return served[Priority.BULK] / sum(served.values())
+
+
 def test_lanes_share_the_engine_and_idle_lanes_save_up_nothing() -> None:
     lanes, model = Lanes(), costs()
-    served = dict.fromkeys(Priority, 0.0)
-
-    def serve(count: int) -> None:
-        for _ in range(count):
-            lane = lanes.next()
-            assert lane is not None
-            rows, _ = lane.cut(model, BatchLimits(max_tokens=10, max_rows=1))
-            lane.account(rows[0].row_s)
-            served[lane.priority] += rows[0].row_s
-
     lanes.add(work_of([10] * 1000, Priority.BULK), model)
-    serve(300)  # bulk alone has everything
-    assert served[Priority.INTERACTIVE] == 0
-    served[Priority.BULK] = 0.0
+    assert share_of_bulk(serve(lanes, 300)) == 1  # alone it has everything
     lanes.add(work_of([10] * 400, Priority.INTERACTIVE), model)
-    serve(400)
-    assert served[Priority.BULK] / sum(served.values()) == pytest.approx(BULK_SHARE, abs=0.02)
+    assert share_of_bulk(serve(lanes, 400)) == pytest.approx(BULK_SHARE, abs=0.02)
+
+
+@pytest.mark.parametrize("first", list(Priority))
+def test_nobody_pays_for_what_he_had_while_nobody_else_asked(first: Priority) -> None:
+    lanes, model = Lanes(), costs()
+    lanes.add(work_of([10] * 1000, first), model)
+    serve(lanes, 1000)  # alone, then both idle
+    for priority in sorted(Priority, key=lambda priority: priority is first):  # the other one is back first
+        lanes.add(work_of([10] * 400, priority), model)
+    assert share_of_bulk(serve(lanes, 100)) == pytest.approx(BULK_SHARE, abs=0.02)
 
 
 def test_unwanted_rows_leave_and_their_work_is_not_counted() -> None:
