@@ -20,7 +20,9 @@ from benchmarks.server import RunningServer, running_server
 from benchmarks.serving.stage import Rounds, staged
 from benchmarks.texts import short_texts
 
-CONNECTIONS = (1, 32)
+CONNECTIONS = (1, 4, 32)
+# So many callers who never pause are more than one core answers: the handler's time is then that of the others.
+SATURATING = 32
 # The bar of a hit, and the least bucket of the server's histogram.
 WITHIN_S = 0.001
 
@@ -56,7 +58,8 @@ def run(rounds: int, seconds: float = 4.0) -> Result:
         figures=[one for name in caches for one in _figures(name, found)],
         notes=[
             "Within 1 ms: the share of requests whose time at the handler, from first byte read to last byte "
-            "written, was no longer; p99 is below 1 ms when it is .99 or more.",
+            "written, was no longer; p99 is below 1 ms when it is .99 or more. "
+            f"{SATURATING} connections saturate the core: most of a request's time is then other requests'.",
             *notes,
         ],
     )
@@ -71,7 +74,7 @@ def _figures(name: str, found: Rounds) -> list[Figure]:
                 f"{name}: hits within 1 ms at the handler, {connections} connections",
                 found[f"{name} c{connections} within"],
                 "",
-                at_least=0.99 if name == "memory" else None,
+                at_least=0.99 if name == "memory" and connections < SATURATING else None,
             ),
             figure(
                 f"{name}: p50 at the client, {connections} connections", found[f"{name} c{connections} p50"], "ms"
