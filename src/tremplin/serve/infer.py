@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tremplin.errors import DeadlinePassed, NotServable
+from tremplin.errors import DeadlinePassed, EngineFailed, NotServable
 from tremplin.registry.manifest import Manifest
 from tremplin.serve.admit import CHARACTERS_PER_TOKEN, Admission, Ticket
 from tremplin.serve.batch import BatchLimits
@@ -250,7 +250,16 @@ class Inferencer:
                 size = sum(min(characters[number], self._most_characters) for number in begun.values())
                 own, tokenize_s = await self._take_off(begun, size, encode, call)
             flights = list({id(flight): flight for flight, _ in joined.values()}.values())
-            await self._wait([own, *flights] if own is not None else flights, call)
+            try:
+                await self._wait([own, *flights] if own is not None else flights, call)
+            except EngineFailed:
+                failed = [flight for flight in flights if flight.work.error is not None]
+                if (own is not None and own.work.error is not None) or all(
+                    missing.keys() >= set(flight.keys) for flight in failed
+                ):
+                    raise
+                # A row that this call did not ask for may be to blame: it goes on by itself.
+                return await self._infer(keys, characters, encode, replace(call, use_cache=False))
             return self._collect(keys, found, missing, joined, own, tokenize_s)
         finally:
             self._users -= 1

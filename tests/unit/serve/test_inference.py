@@ -39,11 +39,12 @@ class Watched(OnnxRuntimeEngine):
         self.gate = threading.Event()
         self.gate.set()
         self.error: Exception | None = None
+        self.is_harmed: Callable[[TokenBatch], bool] = lambda batch: True
 
     def run(self, batch: TokenBatch) -> Outputs:
         assert self.gate.wait(PATIENCE_S)
         self.ran.append(batch)
-        if self.error is not None:
+        if self.error is not None and self.is_harmed(batch):
             raise self.error
         return super().run(batch)
 
@@ -188,6 +189,42 @@ async def test_the_same_text_in_flight_is_computed_once(tiny: Made) -> None:
     assert engine.rows == 2
     for inference in answers:
         np.testing.assert_array_equal(inference.stacked("embedding"), answers[0].stacked("embedding"))
+    assert nothing_is_left(inferencer)
+
+
+async def test_who_joined_is_not_harmed_by_a_row_he_did_not_ask_for(tiny: Made) -> None:
+    inferencer, engine = tiny
+    engine.error = EngineFailed("a bad text")
+    engine.is_harmed = lambda batch: bool((batch.attention_mask.sum(axis=1) > 4).any())
+    engine.gate.clear()
+    culprit = asyncio.ensure_future(inferencer.infer(["alpha", "beta", "alpha beta gamma delta"]))
+    await asyncio.sleep(0.01)
+    joined = [asyncio.ensure_future(inferencer.infer(texts)) for texts in (["alpha"], ["beta", "gamma"])]
+    bad = asyncio.ensure_future(inferencer.infer(["alpha beta gamma delta"]))
+    await asyncio.sleep(0.01)
+    assert inferencer.admission.queued_rows == 4, "they share what is computed"
+    engine.gate.set()
+    answers = await asyncio.gather(*joined)
+    for asked in (culprit, bad):
+        with pytest.raises(EngineFailed, match="a bad text"):
+            await asked
+    engine.error = None
+    for inference, texts in zip(answers, (["alpha"], ["beta", "gamma"]), strict=True):
+        alone = await inferencer.infer(texts, Call(use_cache=False))
+        np.testing.assert_allclose(inference.stacked("embedding"), alone.stacked("embedding"), atol=1e-6)
+    assert nothing_is_left(inferencer)
+
+
+async def test_the_same_bad_text_is_not_tried_for_everyone_who_asks(tiny: Made) -> None:
+    inferencer, engine = tiny
+    engine.error = EngineFailed("a bad text")
+    engine.gate.clear()
+    asked = [asyncio.ensure_future(inferencer.infer(["alpha"])) for _ in range(10)]
+    await asyncio.sleep(0.01)
+    engine.gate.set()
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert all(isinstance(one, EngineFailed) for one in found)
+    assert len(engine.ran) == 2  # in its batch, and once alone
     assert nothing_is_left(inferencer)
 
 
