@@ -29,6 +29,10 @@ from tremplin.serve.work import Answer, BatchRecord, Tokens, Work
 # Up to here tokenizing costs less than handing it to a thread (34 us for a short text, 60 us for the hand-over).
 INLINE_CHARACTERS = 4_000
 
+# The engine's thread drops a row whose deadline has passed, and the event loop hears of it a little later: who
+# joined in between would wait for ever.
+JOIN_BEFORE_S = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Inference:
@@ -276,6 +280,8 @@ class Inferencer:
         if work.priority is Priority.BULK and call.priority is not Priority.BULK:
             return None
         if work.deadline is not None:  # it must not be dropped while this call waits
+            if work.deadline - time.perf_counter() < JOIN_BEFORE_S:
+                return None
             work.deadline = None if call.deadline is None else max(work.deadline, call.deadline)
         return found
 

@@ -215,6 +215,24 @@ async def test_who_joined_is_not_harmed_by_a_row_he_did_not_ask_for(tiny: Made) 
     assert nothing_is_left(inferencer)
 
 
+async def test_nobody_joins_what_may_be_dropped_any_moment(tiny: Made) -> None:
+    inferencer, engine = tiny
+    engine.gate.clear()
+    running = asyncio.ensure_future(inferencer.infer(["epsilon"]))
+    await asyncio.sleep(0.02)
+    late = asyncio.ensure_future(inferencer.infer(["alpha"], Call(deadline=time.perf_counter() + 0.05)))
+    await asyncio.sleep(0)
+    joined = asyncio.ensure_future(inferencer.infer(["alpha"]))
+    await asyncio.sleep(0.01)
+    assert inferencer.admission.queued_rows == 3
+    with pytest.raises(DeadlinePassed):
+        await late
+    engine.gate.set()
+    assert (await asyncio.wait_for(joined, PATIENCE_S)).stacked("embedding").shape == (1, 4)
+    await running
+    assert nothing_is_left(inferencer)
+
+
 async def test_the_same_bad_text_is_not_tried_for_everyone_who_asks(tiny: Made) -> None:
     inferencer, engine = tiny
     engine.error = EngineFailed("a bad text")
