@@ -29,10 +29,6 @@ from tremplin.serve.work import Answer, BatchRecord, Tokens, Work
 # Up to here tokenizing costs less than handing it to a thread (34 us for a short text, 60 us for the hand-over).
 INLINE_CHARACTERS = 4_000
 
-# The engine's thread drops a row whose deadline has passed, and the event loop hears of it a little later: who
-# joined in between would wait for ever.
-JOIN_BEFORE_S = 0.1
-
 
 @dataclass(frozen=True, slots=True)
 class Inference:
@@ -241,6 +237,7 @@ class Inferencer:
     ) -> Inference:
         self._users += 1
         self._unused.clear()
+        seats: list[tuple[Flight, asyncio.Future[None]]] = []
         try:
             found = await self._cache.get(keys) if call.use_cache else [None] * len(keys)
             missing = {key: number for number, key in enumerate(keys) if found[number] is None}
@@ -249,14 +246,19 @@ class Inferencer:
                 return Inference(self.engine.current.outputs, cached, _timings(cached, cached=len(cached)))
             joined = {key: flight for key in missing if (flight := self._flight(key, call)) is not None}
             begun = {key: number for key, number in missing.items() if key not in joined}
-            own, tokenize_s = None, 0.0
-            if begun:
-                size = sum(min(characters[number], self._most_characters) for number in begun.values())
-                own, tokenize_s = await self._take_off(begun, size, encode, call)
             flights = list({id(flight): flight for flight, _ in joined.values()}.values())
+            loop = asyncio.get_running_loop()
+            # At once: a flight that its last passenger leaves is dropped.
+            seats += [(flight, flight.board(loop)) for flight in flights]
+            own, tokenize_s = None, 0.0
             try:
-                await self._wait([own, *flights] if own is not None else flights, call)
+                if begun:
+                    size = sum(min(characters[number], self._most_characters) for number in begun.values())
+                    own, tokenize_s = await self._take_off(begun, size, encode, call)
+                    seats.insert(0, (own, own.board(loop)))
+                await _wait(seats, call)
             except EngineFailed:
+                self._leave(seats)
                 failed = [flight for flight in flights if flight.work.error is not None]
                 if (own is not None and own.work.error is not None) or all(
                     missing.keys() >= set(flight.keys) for flight in failed
@@ -266,6 +268,7 @@ class Inferencer:
                 return await self._infer(keys, characters, encode, replace(call, use_cache=False))
             return self._collect(keys, found, missing, joined, own, tokenize_s)
         finally:
+            self._leave(seats)
             self._users -= 1
             if not self._users:
                 self._unused.set()
@@ -279,10 +282,12 @@ class Inferencer:
         # Whoever asks now must not wait in the lane of those who can wait.
         if work.priority is Priority.BULK and call.priority is not Priority.BULK:
             return None
-        if work.deadline is not None:  # it must not be dropped while this call waits
-            if work.deadline - time.perf_counter() < JOIN_BEFORE_S:
+        deadline = work.deadline
+        if deadline is not None:  # it must not be dropped while this call waits
+            work.deadline = None if call.deadline is None else max(deadline, call.deadline)
+            # In this order: a thread that saw the old deadline pass may have dropped the row already.
+            if time.perf_counter() >= deadline:
                 return None
-            work.deadline = None if call.deadline is None else max(work.deadline, call.deadline)
         return found
 
     async def _take_off(
@@ -315,23 +320,13 @@ class Inferencer:
             self._flights[key] = (flight, index)
         return flight, arrived - started
 
-    async def _wait(self, flights: Sequence[Flight], call: Call) -> None:
-        """Wait until the flights have landed, the caller's deadline has passed or the caller is gone."""
-        loop = asyncio.get_running_loop()
-        waiters = [flight.board(loop) for flight in flights]
-        timer = None
-        if call.deadline is not None:
-            timer = loop.call_later(call.deadline - time.perf_counter(), _expire, waiters, flights[0].work.arrived)
-        try:
-            for waiter in waiters:
-                await waiter
-        finally:
-            if timer is not None:
-                timer.cancel()
-            for flight, waiter in zip(flights, waiters, strict=True):
-                if flight.leave(waiter):
-                    flight.work.abandoned = True
-                    self._count_out(flight)
+    def _leave(self, seats: list[tuple[Flight, asyncio.Future[None]]]) -> None:
+        """Wait for nothing any more; what nobody waits for is dropped."""
+        for flight, waiter in seats:
+            if flight.leave(waiter):
+                flight.work.abandoned = True
+                self._count_out(flight)
+        seats.clear()
 
     def _land(self, flight: Flight) -> None:
         """Take a finished work back on the event loop: tell who waits, keep what was computed."""
@@ -398,6 +393,21 @@ def _timings(rows: Sequence[CachedRow], *, cached: int, **phases: float) -> Timi
 def _own_memory(row: CachedRow) -> CachedRow:
     answer: Answer = tuple(np.array(array) for array in row.answer)
     return CachedRow(answer, row.tokens, row.is_truncated)
+
+
+async def _wait(seats: Sequence[tuple[Flight, asyncio.Future[None]]], call: Call) -> None:
+    """Wait until the flights have landed, the caller's deadline has passed or the caller is gone."""
+    waiters = [waiter for _, waiter in seats]
+    timer = None
+    if call.deadline is not None:
+        loop, arrived = asyncio.get_running_loop(), seats[0][0].work.arrived
+        timer = loop.call_later(call.deadline - time.perf_counter(), _expire, waiters, arrived)
+    try:
+        for waiter in waiters:
+            await waiter
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 def _expire(waiters: Sequence[asyncio.Future[None]], arrived: float) -> None:

@@ -66,7 +66,8 @@ class Work:
         """
         if self.abandoned or self.error is not None:
             return False
-        return self.deadline is None or now < self.deadline
+        deadline = self.deadline  # the event loop may take it away between two readings
+        return deadline is None or now < deadline
 
 
 @dataclass(eq=False, slots=True)

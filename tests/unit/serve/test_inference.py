@@ -223,12 +223,32 @@ async def test_nobody_joins_what_may_be_dropped_any_moment(tiny: Made) -> None:
     late = asyncio.ensure_future(inferencer.infer(["alpha"], Call(deadline=time.perf_counter() + 0.05)))
     await asyncio.sleep(0)
     joined = asyncio.ensure_future(inferencer.infer(["alpha"]))
-    await asyncio.sleep(0.01)
+    time.sleep(0.1)  # noqa: ASYNC251 - the event loop is late: the deadline has passed, and nobody was told
+    await asyncio.sleep(0)
     assert inferencer.admission.queued_rows == 3
     with pytest.raises(DeadlinePassed):
         await late
     engine.gate.set()
     assert (await asyncio.wait_for(joined, PATIENCE_S)).stacked("embedding").shape == (1, 4)
+    await running
+    assert nothing_is_left(inferencer)
+
+
+async def test_who_began_may_leave_while_who_joins_still_tokenizes(tiny: Made) -> None:
+    inferencer, engine = tiny
+    engine.gate.clear()
+    running = asyncio.ensure_future(inferencer.infer(["epsilon"]))
+    await asyncio.sleep(0.02)
+    began = asyncio.ensure_future(inferencer.infer(["alpha"]))
+    await asyncio.sleep(0.01)
+    joined = asyncio.ensure_future(inferencer.infer(["alpha", "beta " * 1000]))  # long: tokenized on a thread
+    await asyncio.sleep(0)
+    began.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await began
+    await asyncio.sleep(0.05)
+    engine.gate.set()
+    assert (await asyncio.wait_for(joined, PATIENCE_S)).stacked("embedding").shape == (2, 4)
     await running
     assert nothing_is_left(inferencer)
 
