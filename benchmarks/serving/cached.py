@@ -7,14 +7,7 @@ too.
 
 from __future__ import annotations
 
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-
+from benchmarks import processes
 from benchmarks.record import Figure, Result, figure
 from benchmarks.server import RunningServer, running_server
 from benchmarks.serving.stage import Rounds, staged
@@ -34,7 +27,7 @@ def run(rounds: int, seconds: float = 4.0) -> Result:
     notes: list[str] = []
     with staged() as stage:
         caches = {"memory": ""}
-        with _redis() as url:
+        with processes.redis_server() as url:
             if url:
                 caches["Redis"] = url
             else:
@@ -114,29 +107,3 @@ def _within(server: RunningServer) -> float:
         and f'le="{WITHIN_S:g}"' in line
         and "/v1/embeddings" in line
     )
-
-
-@contextmanager
-def _redis() -> Iterator[str | None]:
-    """Run a Redis that keeps nothing on disk; None where it is not installed."""
-    program = shutil.which("redis-server")
-    if program is None:
-        yield None
-        return
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
-        process = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL)
-        try:
-            deadline = time.monotonic() + 10
-            while time.monotonic() < deadline:
-                with closing(socket.socket()) as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.02)
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            process.terminate()
-            process.wait()
