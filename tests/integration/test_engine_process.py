@@ -73,6 +73,7 @@ def test_a_crash_in_the_middle_of_a_batch_says_so(engine: ProcessEngine) -> None
     threading.Timer(0.2, lambda: [os.kill(pid, signal.SIGKILL) for pid in children()]).start()
     with pytest.raises(EngineCrashed, match="in the middle of a batch"):
         engine.run(pad([[2, 4, 3]]))
+    wait_ended(engine)
     assert engine.run(pad([[2, 4, 3]]))["embedding"].shape == (1, 4)
 
 
