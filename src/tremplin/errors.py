@@ -25,8 +25,9 @@
     │   ├── TokenizerMismatch   the tokenizer does not fit the model
     │   └── ParityFailed        the graph does not answer as its source does
     ├── OptimizeFailed          a pass that could not do its work
-    │   └── PassFailed
-    ├── TrainingRefused         labelled text that cannot train a head
+    │   ├── PassFailed          a graph or network a pass cannot work on
+    │   └── TrainingFailed      a run that diverged, or memory ran out; its checkpoint is kept
+    ├── TrainingRefused         labelled text that cannot train
     ├── RegistryError           a version that cannot be read, written or served
     │   ├── UnknownVersion
     │   ├── DamagedArtefact     bytes differ from their digest
@@ -159,6 +160,10 @@ class OptimizeFailed(TremplinError):
 
 class PassFailed(OptimizeFailed):
     """A pass met a graph it cannot work on, or broke its after-condition."""
+
+
+class TrainingFailed(OptimizeFailed):
+    """A training run that could not go on: it diverged, or memory ran out. Its checkpoint is kept."""
 
 
 class TrainingRefused(TremplinError):

@@ -90,6 +90,11 @@ class Places:
         return self.root / "engines"
 
     @property
+    def runs(self) -> Path:
+        """Optimising runs: their stages, versions and results."""
+        return self.root / "runs"
+
+    @property
     def tickets(self) -> Path:
         """One-time tickets of the console."""
         return self.root / "keys" / "tickets"

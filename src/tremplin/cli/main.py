@@ -31,13 +31,14 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 def _register() -> None:
     """Each command lives in its file; importing them is cheap, they import what is heavy when they run."""
-    from tremplin.cli import bench, doctor, import_, keys, optimize, report, serve, train, up
+    from tremplin.cli import bench, doctor, export, import_, keys, optimize, report, serve, train, up
 
     app.command("up")(up.up)
     app.command("import")(import_.import_)
     app.command("train")(train.train)
     app.command("optimize")(optimize.optimize)
     app.command("report")(report.report)
+    app.command("export")(export.export)
     app.command("serve")(serve.serve)
     app.command("bench")(bench.bench)
     app.command("doctor")(doctor.doctor)

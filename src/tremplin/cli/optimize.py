@@ -1,13 +1,18 @@
-"""``tremplin optimize``: a smaller, faster version within its quality bound."""
+"""``tremplin optimize``: smaller, faster versions within their quality bound."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tremplin.cli.options import Data, Json, Threads
+
+if TYPE_CHECKING:
+    from tremplin.config import Settings
+
+LABELLED = "Recipes (with --labelled)"
 
 
 def optimize(
@@ -23,15 +28,84 @@ def optimize(
         typer.Option(help="What the version must promise, such as 'cosine_mean>=0.995'. Repeatable."),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Measure longer, over more shapes.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the split between calibration and evaluation texts.")] = 0,
+    labelled: Annotated[
+        Path | None,
+        typer.Option(help="Labelled texts: train, shrink and compare classifiers.", rich_help_panel=LABELLED),
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="Name of the run and of the model it publishes.", rich_help_panel=LABELLED)
+    ] = "",
+    test: Annotated[Path | None, typer.Option(help="Held-out texts to report on.", rich_help_panel=LABELLED)] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="Held-out texts to choose on.", rich_help_panel=LABELLED)
+    ] = None,
+    unlabelled: Annotated[
+        Path | None, typer.Option(help="Further texts, which the teacher labels.", rich_help_panel=LABELLED)
+    ] = None,
+    out_of_scope: Annotated[
+        Path | None, typer.Option(help="Texts no label fits, to report on.", rich_help_panel=LABELLED)
+    ] = None,
+    recipes: Annotated[
+        Path | None, typer.Option(help="YAML with your own recipes.", rich_help_panel=LABELLED)
+    ] = None,
+    search: Annotated[
+        bool, typer.Option("--search", help="Try shapes of students for --budget.", rich_help_panel=LABELLED)
+    ] = False,
+    budget: Annotated[str, typer.Option(help="Time for --search.", rich_help_panel=LABELLED)] = "15m",
+    slo: Annotated[
+        str, typer.Option(help="Pick by 'p95<=20ms,rate>=200/s,loss<=0.5pt,memory<=200MB'.", rich_help_panel=LABELLED)
+    ] = "",
+    allowed_loss: Annotated[
+        float, typer.Option(min=0, help="Points a version may lose (95 % bound).", rich_help_panel=LABELLED)
+    ] = 0.6,
+    text_column: Annotated[str, typer.Option(help="Name of the text column.", rich_help_panel=LABELLED)] = "text",
+    label_column: Annotated[
+        str, typer.Option(help="Name of the label column.", rich_help_panel=LABELLED)
+    ] = "label",
+    no_publish: Annotated[
+        bool, typer.Option("--no-publish", help="Compare only; publish nothing.", rich_help_panel=LABELLED)
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of splits, training and calibration.")] = 0,
     threads: Threads = None,
     data: Data = None,
     json: Json = False,
 ) -> None:
+    """Make smaller, faster versions: int8 of one version, or, with --labelled, a front of trained students."""
+    from tremplin.config import read_settings
+    from tremplin.errors import BadInput
+
+    settings = read_settings(data=data, threads=threads)
+    if labelled is None:
+        if recipes or search or slo or out_of_scope or unlabelled:
+            raise BadInput("--recipes, --search, --slo, --unlabelled and --out-of-scope need --labelled.")
+        _schemes(settings, version, texts, scheme, bound, full=full, seed=seed, json=json)
+        return
+    from tremplin.cli.study import StudyOrder, study
+
+    study(
+        settings,
+        StudyOrder(
+            version, labelled, name, test, validation, unlabelled, out_of_scope, recipes, search, budget, slo,
+            allowed_loss, text_column, label_column, publishes=not no_publish, seed=seed,
+        ),
+        json=json,
+    )  # fmt: skip
+
+
+def _schemes(
+    settings: Settings,
+    version: str,
+    texts: Path | None,
+    scheme: list[str] | None,
+    bound: list[str] | None,
+    *,
+    full: bool,
+    seed: int,
+    json: bool,
+) -> None:
     """Try the int8 schemes on a version, publish the best, say why the others lost."""
     from tremplin.cli.exit_codes import exit_code
     from tremplin.cli.show import out, print_json, progress_bar
-    from tremplin.config import read_settings
     from tremplin.errors import BadInput, NotServable
     from tremplin.machine import read_machine
     from tremplin.optimize.measure import FULL, QUICK
@@ -42,7 +116,6 @@ def optimize(
 
     if unknown := set(scheme or ()) - set(SCHEMES):
         raise BadInput(f"There is no scheme {min(unknown)!r}; choose among {', '.join(SCHEMES)}.")
-    settings = read_settings(data=data, threads=threads)
     registry = open_registry(settings)
     machine = read_machine()
     source = float_parent(registry, version)

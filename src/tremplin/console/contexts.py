@@ -19,6 +19,13 @@ PICTURE = {"json": False}
 ServiceName = Literal["classify", "embed", "similarity", "search", "zero-shot", "explain"]
 Theme = Literal["system", "light", "dark"]
 BoundState = Literal["met", "broken", "none", "reference"]
+StateOfRun = Literal["starting", "running", "stopped", "done", "failed"]
+RefusalKind = Literal[
+    "busy", "not_ours", "not_ready", "no_torch",
+    "model_unknown", "name_invalid", "name_taken", "name_is_model",
+    "loss_invalid", "minutes_invalid", "column_invalid",
+    "no_file", "empty_file", "too_large", "spreadsheet", "binary", "nul", "encoding", "unusable", "no_room",
+]  # fmt: skip
 
 # -- the frame, around every page ------------------------------------------------------------------
 
@@ -481,7 +488,236 @@ class VersionPage:
     plots: tuple[Plot, ...]
 
 
-Page = PlaygroundPage | AnswerPanel | ModelsPage | ModelPage | VersionPage | SignInPage | EnteredPage | ProblemPage
+# -- optimise --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a run was not started, stopped or gone on with."""
+
+    kind: RefusalKind
+    """Chooses the sentence."""
+    where: str = ""
+    """Field to correct; empty when none is to blame."""
+    detail: str = ""
+    """What whoever looked at the files said, in English; empty when the sentence says it all."""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """What the sentence names."""
+
+
+@dataclass(frozen=True)
+class StartForm:
+    """The form that starts a run."""
+
+    models: tuple[str, ...]
+    """Versions to start from, as ``model@version``."""
+    values: Mapping[str, str]
+    """What the fields hold; files cannot be filled in again."""
+    max_upload_bytes: int
+    """What the files may have together."""
+    busy: str
+    """The run that is worked now, which must end first; empty when there is none."""
+    refusal: Refusal | None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure and the ends of its interval, or of its rounds."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a study found: the version to take, or the nearest one when none is good enough."""
+
+    version: str
+    """Empty when nothing but the reference was made."""
+    passes: bool
+    size_bytes: int
+    reference_size_bytes: int
+    faster_alone: Spread | None
+    """Times as fast as the reference, one text at a time."""
+    faster_batched: Spread | None
+    loss_points: float | None
+    loss_upper: float | None
+    """The one-sided 95 % bound of the loss."""
+    accuracy: Spread | None
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """Where a run stands."""
+
+    name: str
+    href: str
+    state: StateOfRun
+    source: str
+    """The version it began with; empty before it said so."""
+    started_at: str
+    updated_at: str
+    """When it last said something."""
+    step: str
+    share: float
+    seconds_left: float | None
+    is_silent: bool
+    """Whether a running one has said nothing for minutes."""
+    error: str
+    """Why it failed, in English."""
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run in the list."""
+
+    status: RunStatus
+    finding: Finding | None
+
+
+@dataclass(frozen=True)
+class RunsPanel:
+    """The list of runs, and the fragment htmx swaps in."""
+
+    runs: tuple[RunRow, ...]
+    """The one touched last first."""
+    href: str
+    is_active: bool
+    """Whether one is being worked, so that it is worth asking again."""
+
+
+@dataclass(frozen=True)
+class OptimisePage:
+    """The runs, and what starts another."""
+
+    panel: RunsPanel
+    barrier: Literal["", "reader", "no_model", "no_torch"]
+    """Why nobody can start one here and now; empty when it can be done."""
+    form: StartForm | None
+    """None behind a barrier."""
+    commands: tuple[str, ...]
+    """What to type instead, or first."""
+
+
+@dataclass(frozen=True)
+class ClassLoss:
+    """What one class loses against the reference."""
+
+    name: str
+    points: float
+    low: float
+    high: float
+    n: int
+    lost: int
+    """Rows that the reference gets right and this version does not."""
+    gained: int
+    is_broken: bool
+    """Whether the loss is proven to be more than is tolerated of a class."""
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """One step of a recipe."""
+
+    step: str
+    seconds: float | None
+    """None when it was not recorded."""
+
+
+@dataclass(frozen=True)
+class StudyVersion:
+    """One version of a study."""
+
+    name: str
+    verdict: Literal["reference", "passes", "fails"]
+    reasons: tuple[str, ...]
+    """Why the gate stopped it, in English."""
+    size_bytes: int
+    accuracy: Spread | None
+    loss_points: float | None
+    """None for the reference."""
+    loss_upper: float | None
+    faster_alone: Spread | None
+    faster_batched: Spread | None
+    p50_ms: float | None
+    on_front: bool
+    """Whether no other version is better in accuracy, latency, throughput and size at once."""
+    classes: int
+    """Classes that were compared."""
+    losing: int
+    """Classes that lose something."""
+    worst: tuple[ClassLoss, ...]
+    """Broken classes first, then those that lose most."""
+    steps: tuple[StepTime, ...]
+    recipe: str
+    """As YAML; empty for versions that no recipe made."""
+    ref: str
+    """What it was published as; empty when it was not."""
+    href: str
+    """Its page when it was published."""
+    can_publish: bool
+
+
+@dataclass(frozen=True)
+class FailedRecipe:
+    """A recipe that could not be worked."""
+
+    name: str
+    reason: str
+    """In English."""
+
+
+@dataclass(frozen=True)
+class PublishedVersion:
+    """A version of the registry that a run made."""
+
+    ref: str
+    href: str
+    playground_href: str
+    """Where to try it; empty while it does not serve."""
+
+
+@dataclass(frozen=True)
+class RunPanel:
+    """A run: how far it is, or what it found; and the fragment htmx swaps in."""
+
+    status: RunStatus
+    is_active: bool
+    """Whether it is being worked, so that it is worth asking again."""
+    can_stop: bool
+    can_go_on: bool
+    command: str
+    """What started it, and goes on with it."""
+    allowed_points: float | None
+    """What a version may lose; None when it is not known."""
+    log: tuple[str, ...]
+    """The last lines it wrote; empty unless it failed."""
+    finding: Finding | None
+    pareto: Plot | None
+    """Accuracy against latency; None when fewer than two versions have both."""
+    versions: tuple[StudyVersion, ...]
+    """The reference first; empty before the comparison is there."""
+    worked_seconds: float
+    """What all steps took; steps that versions share are counted once."""
+    failures: tuple[FailedRecipe, ...]
+    published: tuple[PublishedVersion, ...]
+    refusal: Refusal | None
+    problem: Problem | None
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """One run."""
+
+    panel: RunPanel
+
+
+Page = (
+    PlaygroundPage | AnswerPanel | ModelsPage | ModelPage | VersionPage
+    | OptimisePage | RunsPanel | RunPage | RunPanel
+    | SignInPage | EnteredPage | ProblemPage
+)  # fmt: skip
 
 
 def as_json(value: object) -> object:

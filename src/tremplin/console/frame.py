@@ -18,7 +18,7 @@ LANG_COOKIE = "tremplin_lang"
 THEME_COOKIE = "tremplin_theme"
 YEAR_S = 365 * 24 * 3600
 
-PAGES = ("playground", "models")
+PAGES = ("playground", "models", "optimise")
 
 NEXT_THEME: Mapping[Theme, Theme] = {"system": "light", "light": "dark", "dark": "system"}
 

@@ -94,6 +94,13 @@ class Language:
             return self.unit(value / 1000, "s")
         return self.unit(value, "ms", 2 if value < 1 else 3)
 
+    def duration(self, seconds: float) -> str:
+        """Return a time of work, such as 40 s, 6 min or 1 h 20 min."""
+        if seconds < 59.5:
+            return f"{round(seconds)}{NBSP}s"
+        hours, minutes = divmod(round(seconds / 60), 60)
+        return f"{hours}{NBSP}h{NBSP}{minutes:02d}{NBSP}min" if hours else f"{minutes}{NBSP}min"
+
     def size(self, size_bytes: float) -> str:
         """Return a number of bytes in decimal units (1 MB is 10^6 bytes)."""
         letter = "o" if self.code == "fr" else "B"

@@ -11,6 +11,7 @@ from tremplin.console.contexts import Problem
 from tremplin.errors import (
     BadInput,
     NotPermitted,
+    NotServable,
     Overloaded,
     TremplinError,
     Unavailable,
@@ -23,6 +24,7 @@ STATUS: tuple[tuple[type[TremplinError], int], ...] = (
     (UnknownVersion, 404),
     (UnknownName, 404),
     (BadInput, 422),
+    (NotServable, 409),
     (NotPermitted, 403),
     (Unavailable, 503),
 )
@@ -32,8 +34,8 @@ EXPLAINED = frozenset(
     {
         "EmptyText", "InvalidText", "TextTooLong", "TooManyInputs", "BodyTooLarge", "UnknownModel",
         "UnknownService", "BadInput", "NotReady", "Overloaded", "DeadlineExceeded", "Unavailable",
-        "UnknownVersion", "DamagedArtefact", "RegistryError", "EngineFailed", "NotPermitted", "MissingKey",
-        "InvalidKey", "TremplinError",
+        "UnknownVersion", "DamagedArtefact", "NotServable", "RegistryError", "EngineFailed", "NotPermitted",
+        "MissingKey", "InvalidKey", "TremplinError",
     }
 )  # fmt: skip
 UNPLANNED = frozenset({"NotFound", "NotAllowed", "Unexpected"})

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 LIFETIME_S = 12 * 3600
+OPERATOR, READER = "operator", "reader"
 MIN_SECRET_BYTES = 16
 
 
@@ -28,10 +29,10 @@ class Sessions:
         # Browsers do not tell ports apart: two servers on one host would overwrite each other's cookie.
         self.cookie_name = f"tremplin_session_{self._sign('name')[:8]}"
 
-    def issue(self) -> str:
+    def issue(self, *, is_operator: bool = False) -> str:
         """Return the cookie's value for a new session."""
         expires = int(self._clock()) + LIFETIME_S
-        payload = f"{expires}.{secrets.token_urlsafe(9)}"
+        payload = f"{expires}.{OPERATOR if is_operator else READER}.{secrets.token_urlsafe(9)}"
         return f"{payload}.{self._sign(payload)}"
 
     def is_valid(self, value: str | None) -> bool:
@@ -46,11 +47,16 @@ class Sessions:
         """Return whether the request carries a valid session."""
         return self.is_valid(request.cookies.get(self.cookie_name))
 
-    def open_on(self, response: Response, request: Request) -> None:
+    def is_operator(self, request: Request) -> bool:
+        """Return whether the request carries the session of somebody who operates the server."""
+        value = request.cookies.get(self.cookie_name) or ""
+        return self.is_valid(value) and value.split(".")[1] == OPERATOR
+
+    def open_on(self, response: Response, request: Request, *, is_operator: bool) -> None:
         """Set the cookie: invisible to scripts, and never sent along from another site's page."""
         response.set_cookie(
             self.cookie_name,
-            self.issue(),
+            self.issue(is_operator=is_operator),
             max_age=LIFETIME_S,
             path=cookie_path(request),
             secure=request.url.scheme == "https",

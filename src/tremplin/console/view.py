@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tremplin.console.desk import RunDesk
 from tremplin.registry.store import Registry
 from tremplin.serve.services import Services
 
@@ -41,8 +42,12 @@ class ConsoleView:
     state: Callable[[], State]
     check_key: Callable[[str], bool]
     """Whether a text is a valid API key."""
+    is_operator_key: Callable[[str], bool]
+    """Whether it is the key of somebody who operates the server; those may start and stop runs."""
     redeem_ticket: Callable[[str], bool]
     """Whether a one-time ticket was valid; it is not any more afterwards."""
+    runs: RunDesk
+    """Optimising runs."""
     session_secret: bytes
     """Signs the session cookie; a new one signs everybody out. At least 16 bytes."""
     version: str

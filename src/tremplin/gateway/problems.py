@@ -82,6 +82,7 @@ KINDS: dict[type[TremplinError], Kind] = {
     errors.ImportRefused: Kind(422, "import-refused", "The source was refused"),
     errors.PassFailed: Kind(422, "pass-failed", "A pass could not do its work", "Backend"),
     errors.OptimizeFailed: Kind(422, "optimize-failed", "The version could not be made", "Backend"),
+    errors.TrainingFailed: Kind(422, "training-failed", "A training run could not go on", "Backend"),
     errors.TrainingRefused: Kind(422, "training-refused", "The labelled text cannot train a head"),
     errors.MissingExtra: Kind(501, "missing-extra", "An optional package is needed", "Backend"),
     errors.StartFailed: Kind(500, "start-failed", "The command cannot start", "Backend"),

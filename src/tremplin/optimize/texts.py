@@ -50,24 +50,32 @@ def texts_from(path: Path, *, seed: int = 0) -> EvaluationTexts:
 
     Raises OptimizeFailed when the file cannot be read or holds fewer than 40 texts.
     """
+    rows = _read_rows(path)
+    if len(rows) < 40:
+        raise OptimizeFailed(f"{path} holds {len(rows)} texts; at least 40 are needed to judge a version.")
+    texts = [text for text, _ in rows[: 2 * MAX_TEXTS]]
+    labels = [label for _, label in rows[: 2 * MAX_TEXTS]]
+    known = all(labels)
+    return _split(path.name, texts, texts[:500], seed, labels=labels if known else None)
+
+
+def read_texts(path: Path) -> list[str]:
+    """Return the texts of a file, without labels: JSONL with a ``text``, or one text a line.
+
+    Raises OptimizeFailed when the file cannot be read.
+    """
+    return [text for text, _ in _read_rows(path)]
+
+
+def _read_rows(path: Path) -> list[tuple[str, str]]:
+    """Return the texts of a file with their labels, "" where there is none."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise OptimizeFailed(f"{path} is larger than {MAX_FILE_BYTES:,} bytes; send a sample of it.")
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise OptimizeFailed(f"{path} cannot be read as UTF-8 text: {error}") from None
-    texts, labels = [], []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        text, label = _parse(line, path, number)
-        texts.append(text)
-        labels.append(label)
-    if len(texts) < 40:
-        raise OptimizeFailed(f"{path} holds {len(texts)} texts; at least 40 are needed to judge a version.")
-    texts, labels = texts[: 2 * MAX_TEXTS], labels[: 2 * MAX_TEXTS]
-    known = all(labels)
-    return _split(path.name, texts, texts[:500], seed, labels=labels if known else None)
+    return [_parse(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _parse(line: str, path: Path, number: int) -> tuple[str, str]:

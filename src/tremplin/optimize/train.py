@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tremplin.errors import TrainingRefused
 from tremplin.machine import Machine
 from tremplin.optimize.head.dataset import LabelledTexts
+from tremplin.optimize.head.logistic import ClassWeight
 from tremplin.optimize.head.train import TrainedHead, train_head
 from tremplin.optimize.measure import QUICK, Effort
 from tremplin.optimize.publish import check_model_name, measure_and_record
@@ -40,6 +41,7 @@ class HeadTraining:
     """Held-out texts; a stratified part of the data when there are none."""
     target_accuracy: float = 0.9
     """Accuracy to reach among the texts it answers."""
+    class_weight: ClassWeight | None = None
     seed: int = 0
     threads: int = 1
     effort: Effort = QUICK
@@ -80,6 +82,7 @@ def train_and_publish(
             Path(folder) / MODEL_FILE,
             tokenize=tokenize,
             test=training.test,
+            class_weight=training.class_weight,
             seed=training.seed,
             target_accuracy=training.target_accuracy,
             progress=progress,

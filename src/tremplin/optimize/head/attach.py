@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from tremplin.errors import PassFailed
@@ -23,6 +24,8 @@ from tremplin.optimize.importing.parity import LABELS_KEY, TASK_KEY
 from tremplin.optimize.passes.graph import HEAD_PREFIX, read_graph
 from tremplin.registry.files import write_atomically
 from tremplin.registry.task import Task
+
+Numbers = NDArray[np.float32] | NDArray[np.float64]
 
 EMBEDDING = "embedding"
 LOGITS = "logits"
@@ -43,12 +46,7 @@ def attach_head(
     _check_encoder(model, encoder_onnx.name, len(head.weight))
     if len(labels) != len(head.bias):
         raise PassFailed(f"The head has {len(head.bias)} outputs and {len(labels)} labels were given.")
-    _append(model.graph, head, temperature)
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    metadata[TASK_KEY] = Task.CLASSIFICATION.value
-    metadata[LABELS_KEY] = json.dumps(list(labels), ensure_ascii=False)
-    metadata["tremplin.temperature"] = repr(float(temperature))
-    helper.set_model_props(model, metadata)
+    append_head(model, head.weight, head.bias, temperature, labels)
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
@@ -56,10 +54,16 @@ def attach_head(
     write_atomically(destination, model.SerializeToString(deterministic=True))
 
 
-def _append(graph: onnx.GraphProto, head: Logistic, temperature: float) -> None:
-    """Add the head's nodes, weights and outputs to the graph."""
-    weight = np.ascontiguousarray(head.weight / temperature, np.float32)
-    bias = np.ascontiguousarray(head.bias / temperature, np.float32)
+def append_head(
+    model: onnx.ModelProto, head_weight: Numbers, head_bias: Numbers, temperature: float, labels: Sequence[str]
+) -> None:
+    """Add a head's nodes, weights, outputs and metadata to a graph that gives ``embedding``.
+
+    ``head_weight`` is (dim, labels), ``head_bias`` (labels,).
+    """
+    graph = model.graph
+    weight = np.ascontiguousarray(head_weight / temperature, np.float32)
+    bias = np.ascontiguousarray(head_bias / temperature, np.float32)
     graph.initializer.append(numpy_helper.from_array(weight, "head.weight"))
     graph.initializer.append(numpy_helper.from_array(bias, "head.bias"))
     # MatMul and Add, since static quantizers stumble over a Gemm's bias.
@@ -69,6 +73,11 @@ def _append(graph: onnx.GraphProto, head: Logistic, temperature: float) -> None:
     batch = _embedding(graph).type.tensor_type.shape.dim[0].dim_param or "batch"
     for name in (LOGITS, PROBABILITIES):
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, len(bias)]))
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    metadata[TASK_KEY] = Task.CLASSIFICATION.value
+    metadata[LABELS_KEY] = json.dumps(list(labels), ensure_ascii=False)
+    metadata["tremplin.temperature"] = repr(float(temperature))
+    helper.set_model_props(model, metadata)
 
 
 def _check_encoder(model: onnx.ModelProto, name: str, dim: int) -> None:

@@ -6,6 +6,7 @@ Names are stable, so passes can find what they work on:
                                        (transposed) by the head of a masked language model
     embeddings.position.weight         (positions, embedding), token type 0 added in when it is constant
     embeddings.token_type.weight       (types, embedding), only when token_type_ids is an input
+    embeddings.bigram.weight           (rows, embedding), only in students trained with it
     embeddings.norm.{weight,bias}
     embeddings.projection.{weight,bias}            ELECTRA
     attention.relative_bias.weight     (2 n - 1, heads)  MPNet, one row per distance
@@ -45,6 +46,9 @@ MASKED = -1e9  # added to the score of a padded key; float32 keeps it far below 
 
 WORD_TABLE = "embeddings.word.weight"
 
+# Odd and not near a power of two: neighbours of one word spread over the rows.
+BIGRAM_FACTOR = 1_000_003
+
 PAIR_TASKS = (Task.CLASSIFICATION, Task.RERANKING, Task.QUESTION_ANSWERING)
 
 
@@ -77,10 +81,30 @@ def _write_embeddings(writer: GraphWriter, spec: EncoderSpec, weights: EncoderWe
         types = writer.weight("embeddings.token_type.weight", weights.token_type)
         kind = writer.node("Gather", [types, "token_type_ids"], "embeddings.token_type")
         total = writer.node("Add", [total, kind], "embeddings.sum_with_type")
+    if weights.bigram is not None:
+        pair = _write_bigrams(writer, writer.weight("embeddings.bigram.weight", weights.bigram), len(weights.bigram))
+        total = writer.node("Add", [total, pair], "embeddings.sum_with_bigram")
     hidden = writer.layer_norm(total, "embeddings.norm", weights.norm, spec.layer_norm_eps)
     if weights.projection is not None:
         hidden = writer.linear(hidden, "embeddings.projection", weights.projection)
     return hidden
+
+
+def _write_bigrams(writer: GraphWriter, table: str, rows: int) -> str:
+    """Return a row for each token and the one before it, (batch, tokens, embedding).
+
+    The row is ``(BIGRAM_FACTOR * before + id) mod rows``; before the first token stands id 0. Looking back only,
+    a text's rows do not depend on its padding.
+    """
+    pads = writer.constant("int64_pad_one_before", np.array([0, 1, 0, -1], np.int64))
+    zero = writer.constant("int64_scalar_0", np.array(0, np.int64))
+    before = writer.node("Pad", ["input_ids", pads, zero], "bigram.before")
+    factor = writer.constant("int64_scalar_bigram", np.array(BIGRAM_FACTOR, np.int64))
+    mixed = writer.node("Mul", [before, factor], "bigram.mixed")
+    sums = writer.node("Add", [mixed, "input_ids"], "bigram.sum")
+    modulus = writer.constant("int64_scalar_bigram_rows", np.array(rows, np.int64))
+    ids = writer.node("Mod", [sums, modulus], "bigram.ids")
+    return writer.node("Gather", [table, ids], "embeddings.bigram")
 
 
 def _write_positions(writer: GraphWriter, spec: EncoderSpec, table: str) -> str:
@@ -152,7 +176,8 @@ class LayerWriter:
         merged = writer.linear(hidden, f"{name}.qkv", _merge_qkv(layer, spec.head_size))
         parts = [f"{name}.{part}" for part in ("query", "key", "value")]
         writer.split_node("Split", [merged], parts, axis=-1, num_outputs=3)
-        by_head = writer.integers(0, 0, spec.heads, spec.head_size)
+        heads_kept = len(layer.query.weight) // spec.head_size  # pruned layers have fewer than the spec
+        by_head = writer.integers(0, 0, heads_kept, spec.head_size)
         heads = []
         # Keys come out transposed, (batch, heads, head, tokens), ready for the product with the queries.
         for part, order in zip(parts, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True):
@@ -164,7 +189,7 @@ class LayerWriter:
         weights = writer.node("Softmax", [masked], f"{name}.probabilities", axis=-1)
         mixed = writer.node("MatMul", [weights, value], f"{name}.mixed")
         back = writer.node("Transpose", [mixed], f"{name}.mixed_by_token", perm=[0, 2, 1, 3])
-        return writer.node("Reshape", [back, writer.integers(0, 0, spec.hidden_size)], f"{name}.context")
+        return writer.node("Reshape", [back, writer.integers(0, 0, heads_kept * spec.head_size)], f"{name}.context")
 
 
 def _merge_qkv(layer: LayerWeights, head_size: int) -> Linear:

@@ -67,6 +67,8 @@ class EncoderWeights:
     relative_bias: Floats | None
     """(buckets, heads), MPNet only."""
     layers: tuple[LayerWeights, ...]
+    bigram: Floats | None = None
+    """(rows, embedding), added to a token by the hash of it and the one before; only in students without layers."""
 
 
 def read_encoder(spec: EncoderSpec, weights: Weights) -> EncoderWeights:

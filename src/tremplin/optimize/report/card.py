@@ -54,8 +54,8 @@ def model_card(manifest: Manifest, speeds: Sequence[Speed]) -> str:
     tables += [quality_sources_table([manifest])]
     tables += [benches_table(places, [manifest])] if places else []
     tables += [lineage_table([manifest]), artefacts_table([manifest])]
-    parts = [f"# {_plain(manifest.ref)}", _plain(headline([manifest], by_ref))]
-    parts += [_plain(remark) for remark in remarks([manifest], by_ref)]
+    parts = [f"# {plain(manifest.ref)}", plain(headline([manifest], by_ref))]
+    parts += [plain(remark) for remark in remarks([manifest], by_ref)]
     parts += [markdown_table(table) for table in tables if table.rows]
     return "\n\n".join(parts) + "\n"
 
@@ -83,9 +83,9 @@ def as_json(manifests: Sequence[Manifest], speeds: Speeds, *, command: str = "")
 def markdown_table(table: Table) -> str:
     """Return a table in Markdown under its caption, numbers to the right."""
     rule = ["---:" if is_number else "---" for is_number in table.aligned]
-    lines = [f"## {_plain(table.caption)}", "", _line(map(_plain, table.head)), _line(rule)]
+    lines = [f"## {plain(table.caption)}", "", _line(map(plain, table.head)), _line(rule)]
     for row in table.rows:
-        cells = [f"**{_plain(row.cells[0].text)}**"] if row.is_group else [*map(_cell, row.cells)]
+        cells = [f"**{plain(row.cells[0].text)}**"] if row.is_group else [*map(_cell, row.cells)]
         lines.append(_line([*cells, *([""] * (len(table.head) - len(cells)))]))
     return "\n".join(lines)
 
@@ -142,17 +142,17 @@ def _facts_table(manifest: Manifest) -> Table:
 
 
 def _cell(cell: Cell) -> str:
-    text = f"`{cell.text}`" if cell.is_code and "`" not in cell.text else _plain(cell.text)
+    text = f"`{cell.text}`" if cell.is_code and "`" not in cell.text else plain(cell.text)
     if not cell.note:
         return text
     note = cell.note if cell.is_number else f"({cell.note})"
-    return f"{text} {_plain(note)}"
+    return f"{text} {plain(note)}"
 
 
 def _line(cells: Sequence[str] | map[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return text that Markdown shows as it is, on one line."""
     return _MARKUP.sub(r"\\\1", " ".join(text.split(" ")).replace("\n", " ").replace("\r", " "))

@@ -85,9 +85,13 @@ def report_page(manifests: Sequence[Manifest], speeds: Speeds, *, command: str) 
     again. The same input gives the same bytes. A server that sends a content policy adds ``style_source()``
     to its ``style-src``.
     """
-    template = _environment().get_template("report.html")
-    return template.render(
-        page=report_context(manifests, speeds, command=command),
+    return render("report.html", report_context(manifests, speeds, command=command))
+
+
+def render(template: str, page: object) -> str:
+    """Return a page drawn by one of our templates, with the style they share; ``page`` is its context."""
+    return _environment().get_template(template).render(
+        page=page,
         style=Markup(_style()),  # noqa: S704 (our own file)
         style_source=style_source(),
         svg=Markup,

@@ -40,7 +40,7 @@ def print_report(console: Console, manifests: Sequence[Manifest], speeds: Speeds
     for start in range(0, len(manifests), at_once):
         console.print()
         console.print(
-            _drawn(versions_table(manifests[start : start + at_once], bench, beside=manifests, brief=True))
+            drawn(versions_table(manifests[start : start + at_once], bench, beside=manifests, brief=True))
         )
     console.print()
     for manifest in manifests:
@@ -51,11 +51,12 @@ def print_report(console: Console, manifests: Sequence[Manifest], speeds: Speeds
         # The table above holds every rate; here the noise question is asked of quality and cost.
         shown = [item for item in differences(baseline, chosen, bench) if not item.is_throughput]
         console.print()
-        console.print(_drawn(differences_table(shown, names[baseline.ref], names[chosen.ref])))
+        console.print(drawn(differences_table(shown, names[baseline.ref], names[chosen.ref])))
 
 
-def _drawn(table: Table) -> RichTable:
-    drawn = RichTable(
+def drawn(table: Table) -> RichTable:
+    """Return a table as the terminal shows it."""
+    made = RichTable(
         title=Text(table.caption),
         title_justify="left",
         title_style="bold",
@@ -63,10 +64,10 @@ def _drawn(table: Table) -> RichTable:
         pad_edge=False,
     )
     for word, is_number in zip(table.head, table.aligned, strict=True):
-        drawn.add_column(Text(word), justify="right" if is_number else "left", overflow="fold")
+        made.add_column(Text(word), justify="right" if is_number else "left", overflow="fold")
     for row in table.rows:
-        drawn.add_row(*_cells(row))
-    return drawn
+        made.add_row(*_cells(row))
+    return made
 
 
 def _cells(row: Row) -> list[Text]:

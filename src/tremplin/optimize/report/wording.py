@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from tremplin.optimize.report.numbers import NOT_MEASURED, alone, decimals_for, number, with_unit
 from tremplin.registry.passport import Metric
 
-SHARES = {"agreement", "accuracy", "precision", "recall", "f1", "share", "coverage", "ndcg", "hit", "rate"}
-LESS_IS_BETTER = {"difference", "error", "loss", "dependence", "ece", "brier", "distance", "divergence"}
+SHARES = {"agreement", "accuracy", "precision", "recall", "f1", "share", "coverage", "ndcg", "hit", "rate", "flipped"}
+# Already in percentage points, whatever they are points of.
+POINTS = "points"
+LESS_IS_BETTER = {"difference", "error", "loss", "dependence", "ece", "brier", "distance", "divergence", "flipped"}
 AGAINST_REFERENCE = {"agreement", "cosine", "difference", "parity"}
-ACRONYMS = {"f1": "F1", "ece": "ECE", "ndcg": "nDCG", "mrr": "MRR", "auc": "AUC"}
+ACRONYMS = {"f1": "F1", "ece": "ECE", "ndcg": "nDCG", "mrr": "MRR", "auc": "AUC", "auroc": "AUROC"}
 # What a version that is the reference itself scores.
 PERFECT = {"agreement", "cosine"}
 
@@ -27,6 +29,13 @@ MEANINGS = {
     "batch_dependence": "largest change of an answer when other texts share its batch",
     "accuracy": "texts whose label is the right one",
     "accuracy_reference": "accuracy of the reference on the same texts",
+    "accuracy_loss_points": "right answers lost against the reference, up to the one-sided 95 % bound",
+    "macro_f1": "F1 of each label, averaged with the same weight for all",
+    "expected_calibration_error": "mean gap between how sure an answer is and how often such answers are right",
+    "coverage": "texts it answers rather than abstains from",
+    "accuracy_when_answered": "texts whose label is the right one, of those it answers",
+    "out_of_scope_auroc": "how often it is surer of a text in scope than of one out of scope",
+    "answers_flipped_by_batch": "texts that get another label in a batch than alone",
 }
 
 
@@ -41,11 +50,12 @@ class MetricWords:
     is_less_better: bool
     is_against_reference: bool
     is_perfect_for_reference: bool
+    is_in_points: bool = False
 
     @property
     def unit(self) -> str:
         """The unit of the numbers shown: shares are shown in per cent."""
-        return "%" if self.is_share else ""
+        return "%" if self.is_share else POINTS if self.is_in_points else ""
 
     @property
     def factor(self) -> float:
@@ -60,10 +70,11 @@ def read_as(name: str) -> MetricWords:
         name=name,
         label=_label(name),
         meaning=MEANINGS.get(name, ""),
-        is_share=bool(words & SHARES),
+        is_share=bool(words & SHARES) and POINTS not in words,
         is_less_better=bool(words & LESS_IS_BETTER),
         is_against_reference=bool(words & AGAINST_REFERENCE),
         is_perfect_for_reference=bool(words & PERFECT),
+        is_in_points=POINTS in words,
     )
 
 
@@ -102,6 +113,6 @@ def _decimals(metric: Metric) -> int:
 
 
 def _label(name: str) -> str:
-    words = [ACRONYMS.get(word, word) for word in name.split("_") if word]
+    words = [ACRONYMS.get(word, word) for word in name.split("_") if word and word != POINTS]
     label = " ".join(words) or name
     return label[:1].upper() + label[1:]

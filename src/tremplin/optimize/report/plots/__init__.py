@@ -9,6 +9,7 @@ and on black.
 
 from __future__ import annotations
 
+from tremplin.optimize.report.plots.curves import CurvePoint, learning_chart
 from tremplin.optimize.report.plots.interval import IntervalRow, interval_chart
 from tremplin.optimize.report.plots.matrix import confusion_chart
 from tremplin.optimize.report.plots.pareto import ParetoPoint, dominated, pareto_chart
@@ -16,6 +17,7 @@ from tremplin.optimize.report.plots.reliability import ReliabilityBin, reliabili
 from tremplin.optimize.report.plots.throughput import Series, throughput_chart
 
 __all__ = [
+    "CurvePoint",
     "IntervalRow",
     "ParetoPoint",
     "ReliabilityBin",
@@ -23,6 +25,7 @@ __all__ = [
     "confusion_chart",
     "dominated",
     "interval_chart",
+    "learning_chart",
     "pareto_chart",
     "reliability_chart",
     "throughput_chart",

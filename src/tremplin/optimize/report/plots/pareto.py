@@ -17,7 +17,7 @@ from tremplin.optimize.report.plots.axes import (
     y_axis,
     y_axis_width,
 )
-from tremplin.optimize.report.plots.scale import LARGEST, Scale, finite, linear_scale
+from tremplin.optimize.report.plots.scale import LARGEST, Scale, finite, linear_scale, log_scale
 from tremplin.optimize.report.plots.svg import (
     FONT,
     LINE,
@@ -31,12 +31,15 @@ from tremplin.optimize.report.plots.svg import (
     tag,
     text,
     text_width,
+    wrapped,
 )
 
 PLOT_HEIGHT = 230.0
 LARGEST_RADIUS = 15.0
 SMALLEST_RADIUS = 3.5
 LABEL_WIDTH = 160.0
+LEGEND_ROOM = 1.15
+"""A line of the legend may be as much wider than the picture by the estimate of ``text_width``, which is generous."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,15 @@ class ParetoPoint:
     y_high: float
     size: float
     chosen: bool = False
+    is_ringed: bool | None = None
+    """None: when it is chosen."""
+    is_faint: bool | None = None
+    """None: when another point of the picture is at least as good in both and better in one."""
+
+    @property
+    def has_ring(self) -> bool:
+        """Return whether a ring is drawn around it."""
+        return self.chosen if self.is_ringed is None else self.is_ringed
 
 
 @dataclass(frozen=True)
@@ -63,17 +75,31 @@ class _Place:
     is_dominated: bool
 
     @property
+    def is_quiet(self) -> bool:
+        is_faint = self.is_dominated if self.point.is_faint is None else self.point.is_faint
+        return is_faint and not self.point.chosen
+
+    @property
     def box(self) -> Box:
-        reach = self.radius + (4 if self.point.chosen else 0)
+        reach = self.radius + (4 if self.point.has_ring else 0)
         return Box(self.x - reach, self.y - reach, self.x + reach, self.y + reach)
 
 
-def pareto_chart(title: str, points: Sequence[ParetoPoint], *, x_label: str, y_label: str) -> str:
+def pareto_chart(
+    title: str,
+    points: Sequence[ParetoPoint],
+    *,
+    x_label: str,
+    y_label: str,
+    legend: str = "area: size · ring: chosen · faint: dominated · bar: 95 % interval",
+    is_x_log: bool = False,
+) -> str:
     """Return quality against cost: less cost and more quality is better.
 
-    A point is dominated, and faint, when another is at least as good in both and better in one. Areas are
-    in proportion to the sizes. Every chosen and every undominated point is named if it can be placed; the
-    tooltip and the description name them all.
+    A point is dominated, and faint unless it says otherwise, when another is at least as good in both and better
+    in one. Areas are in proportion to the sizes. Every chosen and every undominated point is named if it can be
+    placed; the tooltip and the description name them all. Costs of different magnitude are told apart with
+    ``is_x_log``, and the axis says so.
     """
     head, top = heading(title)
     usable = [point for point in points if isfinite(point.x) and isfinite(point.y)]
@@ -84,18 +110,21 @@ def pareto_chart(title: str, points: Sequence[ParetoPoint], *, x_label: str, y_l
     whole = 100.0 if "%" in y_label else 1.0
     is_share = all(0 <= value <= whole for value in y_values)
     y_scale = linear_scale(y_values, at_most=whole if is_share else None)
-    x_scale = linear_scale([point.x for point in usable])
+    costs = [point.x for point in usable]
+    x_scale = (log_scale(costs) if is_x_log else None) or linear_scale(costs)
     area = Box(y_axis_width(y_scale), top + 28, WIDTH - 6, top + 28 + PLOT_HEIGHT)
     # Room for the largest circle, so that none is cut by an axis.
     inner_left, inner_right = area.left + LARGEST_RADIUS + 3, area.right - LARGEST_RADIUS - 5
     x_scale = x_scale.between(inner_left, inner_right)
     y_scale = y_scale.between(area.bottom - LARGEST_RADIUS - 3, area.top + 6)
     places = _places(usable, x_scale, y_scale)
-    drawn = [head, y_axis(y_scale, area, y_label), x_axis(x_scale, area, x_label), _front(places)]
+    x_words = f"{x_label} (logarithmic)" if x_scale.is_log else x_label
+    drawn = [head, y_axis(y_scale, area, y_label), x_axis(x_scale, area, x_words), _front(places)]
     drawn += [_circle(place, y_scale) for place in places]
     drawn.append(_labels(places, area))
-    drawn.append(small(0, area.bottom + 50, "area: size · ring: chosen · faint: dominated · bar: 95 % interval"))
-    return document(title, description, drawn, height=area.bottom + 56)
+    legend_lines = wrapped(legend, WIDTH * LEGEND_ROOM, SMALL)
+    drawn += [small(0, area.bottom + 50 + LINE * row, words) for row, words in enumerate(legend_lines)]
+    return document(title, description, drawn, height=area.bottom + 39 + LINE * len(legend_lines))
 
 
 def dominated(points: Sequence[ParetoPoint]) -> list[bool]:
@@ -160,7 +189,7 @@ def _circle(place: _Place, y_scale: Scale) -> str:
         stroke="currentColor",
         stroke_width=1.5,
     )
-    if point.chosen:
+    if point.has_ring:
         drawn += tag(
             "circle",
             cx=place.x,
@@ -170,17 +199,17 @@ def _circle(place: _Place, y_scale: Scale) -> str:
             stroke="currentColor",
             stroke_width=2,
         )
-    faint = place.is_dominated and not point.chosen
-    return tag("g", drawn, class_="plot-muted" if faint else "plot-accent", opacity=0.6 if faint else None)
+    is_quiet = place.is_quiet
+    return tag("g", drawn, class_="plot-muted" if is_quiet else "plot-accent", opacity=0.6 if is_quiet else None)
 
 
 def _labels(places: Sequence[_Place], area: Box) -> str:
     """Return the names beside the points: the chosen first, then the front, then the others."""
     taken, along = [place.box for place in places], _along_front(places)
     drawn = []
-    order = sorted(places, key=lambda p: (not p.point.chosen, p.is_dominated, p.x, p.y, p.point.label))
+    order = sorted(places, key=lambda p: (not p.point.chosen, p.is_quiet, p.x, p.y, p.point.label))
     for place in order:
-        is_quiet = place.is_dominated and not place.point.chosen
+        is_quiet = place.is_quiet
         size = SMALL if is_quiet else FONT
         words = fit_middle(place.point.label, LABEL_WIDTH, size)
         width = text_width(words, size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor, isfinite, log2, log10
+from math import ceil, floor, isclose, isfinite, log2, log10
 
 from tremplin.optimize.report.numbers import SCIENTIFIC_FROM, number
 
@@ -12,6 +12,7 @@ from tremplin.optimize.report.numbers import SCIENTIFIC_FROM, number
 LARGEST = 1e300
 # A range narrower than this share of its values would need ticks of more than six digits.
 NARROWEST = 1e-6
+MOST_TICKS = 8
 
 
 @dataclass(frozen=True)
@@ -24,27 +25,31 @@ class Scale:
     decimals: int
     start: float = 0.0
     end: float = 1.0
-    is_log2: bool = False
+    is_log: bool = False
 
     def __call__(self, value: float) -> float:
         """Return the place of ``value``, kept inside the range."""
         low, high, at = self.low, self.high, min(max(value, self.low), self.high)
-        if self.is_log2:
+        if self.is_log:
             low, high, at = log2(low), log2(high), log2(at)
         return self.start + (at - low) / (high - low) * (self.end - self.start)
 
     def between(self, start: float, end: float) -> Scale:
         """Return the same scale laid between two places."""
-        return Scale(self.low, self.high, self.ticks, self.decimals, start, end, self.is_log2)
+        return Scale(self.low, self.high, self.ticks, self.decimals, start, end, self.is_log)
 
     @property
     def has_break(self) -> bool:
         """Return whether zero lies outside, which the picture then has to state."""
-        return not self.is_log2 and (self.low > 0 or self.high < 0)
+        return not self.is_log and (self.low > 0 or self.high < 0)
 
     def label(self, value: float) -> str:
         """Return a tick's number."""
-        return f"{value:.3g}" if abs(value) >= SCIENTIFIC_FROM else number(value, self.decimals)
+        if abs(value) >= SCIENTIFIC_FROM:
+            return f"{value:.3g}"
+        words = number(value, self.decimals)
+        # The ticks of a logarithmic scale are of different magnitude: 0.05 and 20, not 20.00.
+        return words.rstrip("0").rstrip(".") if self.is_log and "." in words else words
 
 
 def finite(values: Sequence[float]) -> list[float]:
@@ -84,7 +89,26 @@ def log2_scale(values: Sequence[float]) -> Scale | None:
     if len(known) < 2 or known[0] <= 0 or not all(log2(value).is_integer() for value in known):
         return None
     decimals = max(0, -int(log2(known[0])))
-    return Scale(known[0], known[-1], tuple(known), min(decimals, 12), is_log2=True)
+    return Scale(known[0], known[-1], tuple(known), min(decimals, 12), is_log=True)
+
+
+def log_scale(values: Sequence[float]) -> Scale | None:
+    """Return a scale on which equal ratios are equally far apart, with ticks at 1, 2 and 5 times powers of ten.
+
+    None unless all values are above zero.
+    """
+    known = finite(values)
+    if not known or min(known) <= 0:
+        return None
+    first, last = floor(log10(min(known))) - 1, ceil(log10(max(known))) + 1
+    marks = [factor * 10.0**power for power in range(first, last + 1) for factor in (1, 2, 5)]
+    low = max(mark for mark in marks if mark <= min(known) * (1 + 1e-9))
+    high = min(mark for mark in marks if mark >= max(known) * (1 - 1e-9) and mark > low)
+    ticks = [mark for mark in marks if low <= mark <= high]
+    if len(ticks) > MOST_TICKS:
+        ticks = [mark for mark in ticks if isclose(mark, 10.0 ** round(log10(mark)))]
+    decimals = min(max(-floor(log10(low) + 1e-9), 0), 12)
+    return Scale(low, high, tuple(ticks), decimals, is_log=True)
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:

@@ -1,0 +1,1 @@
+"""What optimising is worth, on data with labels."""

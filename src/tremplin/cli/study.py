@@ -1,0 +1,154 @@
+"""What ``tremplin optimize --labelled`` does: a study, its table, and what is published of it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from tremplin.cli.show import out, print_json, progress_bar
+from tremplin.config import Settings
+from tremplin.errors import BadInput
+from tremplin.machine import read_machine
+from tremplin.wiring import Places, open_registry, threads_of
+
+SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+@dataclass(frozen=True)
+class StudyOrder:
+    """What the command line asked for."""
+
+    version: str
+    labelled: Path
+    name: str
+    test: Path | None
+    validation: Path | None
+    unlabelled: Path | None
+    out_of_scope: Path | None
+    recipes: Path | None
+    search: bool
+    budget: str
+    slo: str
+    allowed_loss: float
+    text_column: str
+    label_column: str
+    publishes: bool
+    seed: int
+
+
+def study(settings: Settings, order: StudyOrder, *, json: bool) -> None:
+    """Run a study, print its table, publish what the gate and the objective let pass."""
+    from tremplin.optimize.optimiser import float_parent
+    from tremplin.optimize.recipes.corpus import read_corpus
+    from tremplin.optimize.recipes.options import pick_for
+    from tremplin.optimize.recipes.publish import publish_from_run, write_drafts
+    from tremplin.optimize.recipes.run_folder import RunFolder
+    from tremplin.optimize.recipes.runner import first_stage
+    from tremplin.optimize.recipes.steps import Workshop
+    from tremplin.optimize.recipes.study import StudyOptions, run_study
+    from tremplin.optimize.slo import read_slo
+
+    objective = read_slo(order.slo) if order.slo else None
+    seconds = read_budget(order.budget)
+    registry, machine = open_registry(settings), read_machine()
+    source = float_parent(registry, order.version)
+    name = order.name or f"{source.model}-study"
+    run = RunFolder(Places(settings.data).runs, name)
+    corpus = read_corpus(
+        order.labelled,
+        validation=order.validation,
+        test=order.test,
+        unlabelled=order.unlabelled,
+        out_of_scope=order.out_of_scope,
+        text_column=order.text_column,
+        label_column=order.label_column,
+        seed=order.seed,
+    )
+    threads = threads_of(settings, machine)
+    options = StudyOptions(allowed_points=order.allowed_loss, race_threads=threads)
+    command = "tremplin " + shlex.join(sys.argv[1:])
+    with progress_bar("Optimise", quiet=json) as shown, run.working(command, source.ref, shown) as progress:
+        workshop = Workshop(corpus, machine.cores, order.seed, progress)
+        start = first_stage(registry, source, run.path / "stages")
+        chosen, cascades, wants = _recipes(order, start, seconds)
+        found = run_study(
+            chosen, start, run.path, workshop, options, cascades=cascades, progress=progress, wants_more=wants
+        )
+        picked = pick_for(found, objective, workshop, machine) if objective else None
+        wanted = [entry for entry in found.entries if entry.evidence.verdict is None]
+        if picked is None:
+            wanted += [e for e in found.entries if e.evidence.verdict and e.evidence.verdict.passes and e.on_front]
+        elif picked.choice.picked is not None:
+            wanted += [found.entry(picked.choice.picked.ref)]
+        write_drafts(
+            found, run.path, source, corpus, name, allowed_points=order.allowed_loss, seed=order.seed
+        )
+        published = {
+            entry.name: publish_from_run(registry, run.path, entry.name, machine=machine, threads=threads).ref
+            for entry in (wanted if order.publishes else ())
+        }
+    run.add_published(tuple(published.values()))
+    if json:
+        from tremplin.optimize.recipes.study import as_json
+
+        print_json(as_json(found) | {"published": published, "choice": str(picked.choice) if picked else None})
+    else:
+        _print(found, published, picked)
+    if picked is not None and picked.choice.picked is None:
+        raise typer.Exit(1)
+
+
+def read_budget(text: str) -> float:
+    """Return seconds from ``90s``, ``15m`` or ``2h``; raises BadInput."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh])\s*", text)
+    if match is None or float(match.group(1)) <= 0:
+        raise BadInput(f"{text!r} is not a time; write it such as '90s', '15m' or '2h'.")
+    return float(match.group(1)) * SECONDS[match.group(2)]
+
+
+def _recipes(order: StudyOrder, start: Any, seconds: float) -> Any:
+    """Return recipes, cascades and the question whether one more may be begun."""
+    from tremplin.optimize.recipes.recipe import read_recipes
+    from tremplin.optimize.recipes.search import Budget, proposals
+    from tremplin.optimize.recipes.tiers import CASCADE, TEACHER, TIERS
+
+    if order.recipes is not None:
+        return read_recipes(order.recipes), (), lambda _: True
+    if order.search:
+        budget = Budget(seconds)
+        return proposals(TEACHER, len(start.network().weights.layers)), (), budget.wants
+    return TIERS, (CASCADE,), lambda _: True
+
+
+def _print(found: Any, published: dict[str, str], picked: Any) -> None:
+    reference = found.reference
+    out.print(
+        f"{'version':<12} {'MB':>6} {'accuracy':>9} {'loss':>6} {'at most':>8} {'alone':>7} {'in 32':>7} {'p50 ms':>7}",
+        highlight=False,
+    )
+    for entry in found.entries:
+        verdict, accuracy = entry.evidence.verdict, entry.evidence.metric("accuracy")
+        alone, batched = entry.speed.against(reference.speed)
+        loss = f"{verdict.loss.points:6.2f} {verdict.loss.upper:8.2f}" if verdict else f"{'':>6} {'':>8}"
+        mark = "*" if entry.on_front else " "
+        says = "" if verdict is None or verdict.passes else f"  [yellow]{verdict.reasons[0]}[/yellow]"
+        out.print(
+            f"{entry.name:<11}{mark} {entry.evidence.size_bytes / 1e6:6.1f} {100 * accuracy.value:9.2f} {loss} "
+            f"{alone[0]:6.1f}x {batched[0]:6.1f}x {entry.speed.p50_ms:7.2f}{says}",
+            highlight=False,
+        )
+    out.print("* on the front: nothing else is better in accuracy, latency, throughput and size at once")
+    for failure in found.failures:
+        out.print(f"[yellow]Failed    {failure.name}: {failure.reason}[/yellow]")
+    if picked is not None:
+        out.print(f"Objective {picked.choice}")
+        for rejected in picked.choice.rejected:
+            out.print(f"          {rejected.option}: {rejected.reason}", highlight=False)
+    for name, ref in published.items():
+        out.print(f"Published {ref} ({name})")

@@ -1,0 +1,1 @@
+"""Training networks: one loop, and one file per thing it can teach."""
