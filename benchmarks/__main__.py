@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 
 from benchmarks import compression, first_run
+from benchmarks.optimize import intents
 from benchmarks.record import Result, draw, keep
 from benchmarks.serving import against_peers, cached, classes, cores, limit, overload, soak
 
@@ -23,17 +24,24 @@ SERVING: dict[str, Callable[[argparse.Namespace], Result]] = {
     "cores": lambda chosen: cores.run(chosen.rounds, **_seconds(chosen)),
     "soak": lambda chosen: soak.run(minutes=chosen.minutes),
 }
+OPTIMIZING: dict[str, Callable[[argparse.Namespace], Result]] = {
+    "intents": lambda chosen: intents.run(chosen.rounds),
+    "steps": lambda chosen: _steps(chosen.rounds),
+}
 SCENARIOS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "first-run": lambda chosen: first_run.run(chosen.rounds),
     "int8": lambda chosen: compression.run(chosen.rounds),
     **SERVING,
+    **OPTIMIZING,
 }
+
+GROUPS = {"serving": tuple(SERVING), "optimize": tuple(OPTIMIZING)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument(
-        "scenarios", nargs="*", help=f"any of {', '.join(SCENARIOS)}, serving; all when none is given"
+        "scenarios", nargs="*", help=f"any of {', '.join(SCENARIOS)}, serving, optimize; all when none is given"
     )
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each interleaved comparison")
     parser.add_argument("--seconds", type=float, help="length of one measurement; each scenario has its own")
@@ -41,7 +49,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", help="peers compared with; those installed when not given")
     parser.add_argument("--dry", action="store_true", help="print the figures and keep nothing")
     chosen = parser.parse_args()
-    names = [one for name in chosen.scenarios or SCENARIOS for one in (SERVING if name == "serving" else (name,))]
+    names = [one for name in chosen.scenarios or SCENARIOS for one in GROUPS.get(name, (name,))]
     unknown = sorted(set(names) - set(SCENARIOS))
     if unknown:
         parser.error(f"no such scenario: {', '.join(unknown)}")
@@ -54,6 +62,12 @@ def main() -> None:
             keep(name, result)
     if not chosen.dry:
         draw()
+
+
+def _steps(rounds: int) -> Result:
+    from benchmarks.optimize import steps  # torch, which the other scenarios do without
+
+    return steps.run(rounds)
 
 
 def _seconds(chosen: argparse.Namespace) -> dict[str, float]:

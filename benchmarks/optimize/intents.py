@@ -50,8 +50,8 @@ def run(rounds: int = 5, *, folder: Path | None = None) -> Result:
     """Work the tiers in a fresh folder (or go on in one) and hold each against its goal."""
     if not DATA.is_dir():
         raise SystemExit("CLINC150 is not here (../shared/data/clinc150): nothing to measure with.")
-    place = folder or Path(os.environ.get("TREMPLIN_STUDY", "")) if os.environ.get("TREMPLIN_STUDY") else folder
-    place = place or Path(tempfile.mkdtemp(prefix="tremplin-intents-"))
+    # Named, a study goes on where it was; its time is then not that of the whole.
+    place = folder or Path(os.environ.get("TREMPLIN_STUDY") or tempfile.mkdtemp(prefix="tremplin-intents-"))
     started = time.monotonic()
     study, texts = _study(place, rounds)
     minutes = (time.monotonic() - started) / 60
@@ -62,7 +62,7 @@ def run(rounds: int = 5, *, folder: Path | None = None) -> Result:
     return Result(
         scenario="Optimising: intents, six tiers",
         setting=(
-            f"CLINC150, {len(texts.train)} training texts, {len(texts.labels)} labels, judged on {len(texts.test)}; "
+            f"CLINC150, {len(texts.train)} training texts, {len(texts.labels)} labels, {len(texts.test)} judged; "
             f"training on all cores, measured with one thread: text in, answer out, the same texts in turn, "
             f"{rounds} rounds. Faster than: the fp32 graph of the fine-tuned teacher. Loss in points against the "
             "teacher; 'at most' is its one-sided 95 % bound."
@@ -109,7 +109,9 @@ def _figures(entry: dict[str, Any]) -> list[Figure]:
         figure(f"{shown}: p95 alone", [entry["speed"]["p95_ms"]], "ms"),
         figure(f"{shown}: out-of-scope AUROC", [100 * metrics["out_of_scope_auroc"]["value"]], "%"),
         figure(f"{shown}: calibration error", [100 * metrics["expected_calibration_error"]["value"]], "points"),
-        figure(f"{shown}: answers flipped by batch", [metrics["answers_flipped_by_batch"]["value"]], "", at_most=0.0),
+        figure(
+            f"{shown}: answers flipped by batch", [metrics["answers_flipped_by_batch"]["value"]], "", at_most=0.0
+        ),
     ]
     if entry["loss"] is not None:
         found += [
@@ -120,7 +122,10 @@ def _figures(entry: dict[str, Any]) -> list[Figure]:
         found += [
             figure(f"{shown}: escalated", [100 * entry["facts"]["escalated_test"]], "%"),
             figure(
-                f"{shown}: escalated out of scope", [100 * entry["facts"]["escalated_out_of_scope"]], "%", at_least=95
+                f"{shown}: escalated out of scope",
+                [100 * entry["facts"]["escalated_out_of_scope"]],
+                "%",
+                at_least=95,
             ),
         ]
     return found

@@ -15,7 +15,10 @@ from starlette.types import ASGIApp
 
 from tremplin import __version__
 from tremplin.config import Settings
+from tremplin.console.desk import RunDesk
+from tremplin.console.processes import DetachedLauncher
 from tremplin.console.router import console_routes
+from tremplin.console.uploads import FORM_ROOM_BYTES
 from tremplin.console.view import ConsoleView, LiveVersion
 from tremplin.errors import BadInput, StartFailed
 from tremplin.gateway.app import build_app
@@ -210,14 +213,20 @@ def build_server(
     def check_key(key: str) -> bool:
         return keys.check(key) is not None
 
+    def is_operator_key(key: str) -> bool:
+        found = keys.check(key)
+        return found is not None and found.is_operator
+
     view = ConsoleView(
         services=services,
         registry=registry,
         live=lambda: _live(deployment.declared, fleet, threads),
         state=lambda: state.name,
         check_key=check_key,
+        is_operator_key=is_operator_key,
         is_open=not settings.auth,
         redeem_ticket=tickets.redeem,
+        runs=run_desk(settings, registry, threads),
         session_secret=secret_in(places.session_secret),
         version=__version__,
     )
@@ -239,6 +248,25 @@ def build_server(
         max_body_bytes=settings.max_body_bytes,
     )
     return Server(app, state, services, deployment, cache, metrics, keys, tickets, siblings, threads)
+
+
+def run_desk(settings: Settings, registry: Registry, threads: int) -> RunDesk:
+    """Return where the console starts optimising runs; what they publish is measured with ``threads``."""
+
+    def publish_version(registry: Registry, run: Path, name: str) -> Manifest:
+        from tremplin.optimize.recipes.publish import publish_from_run
+
+        return publish_from_run(registry, run, name, threads=threads)
+
+    return RunDesk(
+        Places(settings.data.resolve()).runs,
+        registry,
+        DetachedLauncher(),
+        publish_version,
+        options=(f"--threads={threads}", f"--data={settings.data.resolve()}"),
+        # The edge reads no body that is larger, whoever sends it.
+        max_upload_bytes=max(0, settings.max_body_bytes - FORM_ROOM_BYTES),
+    )
 
 
 def measure_missing(

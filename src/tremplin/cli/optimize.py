@@ -12,7 +12,7 @@ from tremplin.cli.options import Data, Json, Threads
 if TYPE_CHECKING:
     from tremplin.config import Settings
 
-LABELLED = "Recipes (with --labelled)"
+LABELLED = "Recipes (with --labelled or --unlabelled)"
 
 
 def optimize(
@@ -35,12 +35,25 @@ def optimize(
     name: Annotated[
         str, typer.Option(help="Name of the run and of the model it publishes.", rich_help_panel=LABELLED)
     ] = "",
-    test: Annotated[Path | None, typer.Option(help="Held-out texts to report on.", rich_help_panel=LABELLED)] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Held-out texts to report on.", rich_help_panel=LABELLED)
+    ] = None,
     validation: Annotated[
         Path | None, typer.Option(help="Held-out texts to choose on.", rich_help_panel=LABELLED)
     ] = None,
     unlabelled: Annotated[
-        Path | None, typer.Option(help="Further texts, which the teacher labels.", rich_help_panel=LABELLED)
+        Path | None,
+        typer.Option(
+            help="Further texts, which the teacher labels; alone: make students of an encoder.",
+            rich_help_panel=LABELLED,
+        ),
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(help="Queries with their relevant passages, to judge encoders on.", rich_help_panel=LABELLED),
+    ] = None,
+    passages: Annotated[
+        Path | None, typer.Option(help="What the queries search in.", rich_help_panel=LABELLED)
     ] = None,
     out_of_scope: Annotated[
         Path | None, typer.Option(help="Texts no label fits, to report on.", rich_help_panel=LABELLED)
@@ -53,7 +66,8 @@ def optimize(
     ] = False,
     budget: Annotated[str, typer.Option(help="Time for --search.", rich_help_panel=LABELLED)] = "15m",
     slo: Annotated[
-        str, typer.Option(help="Pick by 'p95<=20ms,rate>=200/s,loss<=0.5pt,memory<=200MB'.", rich_help_panel=LABELLED)
+        str,
+        typer.Option(help="Pick by 'p95<=20ms,rate>=200/s,loss<=0.5pt,memory<=200MB'.", rich_help_panel=LABELLED),
     ] = "",
     allowed_loss: Annotated[
         float, typer.Option(min=0, help="Points a version may lose (95 % bound).", rich_help_panel=LABELLED)
@@ -75,9 +89,13 @@ def optimize(
     from tremplin.errors import BadInput
 
     settings = read_settings(data=data, threads=threads)
-    if labelled is None:
-        if recipes or search or slo or out_of_scope or unlabelled:
-            raise BadInput("--recipes, --search, --slo, --unlabelled and --out-of-scope need --labelled.")
+    if (queries is None) != (passages is None):
+        raise BadInput("--queries and --passages go together; give both or none.")
+    if labelled is None and unlabelled is None:
+        if recipes or search or slo or out_of_scope or queries:
+            raise BadInput(
+                "--recipes, --search, --slo, --out-of-scope and --queries need --labelled (or --unlabelled)."
+            )
         _schemes(settings, version, texts, scheme, bound, full=full, seed=seed, json=json)
         return
     from tremplin.cli.study import StudyOrder, study
@@ -85,8 +103,8 @@ def optimize(
     study(
         settings,
         StudyOrder(
-            version, labelled, name, test, validation, unlabelled, out_of_scope, recipes, search, budget, slo,
-            allowed_loss, text_column, label_column, publishes=not no_publish, seed=seed,
+            version, labelled, name, test, validation, unlabelled, out_of_scope, queries, passages, recipes,
+            search, budget, slo, allowed_loss, text_column, label_column, publishes=not no_publish, seed=seed,
         ),
         json=json,
     )  # fmt: skip

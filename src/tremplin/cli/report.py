@@ -19,7 +19,9 @@ FORMATS = ("html", "json", "markdown")
 def report(
     version: Annotated[
         str | None,
-        typer.Argument(help="model or model@version; every model when not given. With --run a version of the study."),
+        typer.Argument(
+            help="model or model@version; every model when not given. With --run a version of the study."
+        ),
     ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Where to write the page.", show_default="<data>/reports/MODEL.html")
@@ -28,12 +30,18 @@ def report(
     run: Annotated[str, typer.Option(help="Report on this run of recipes instead.", rich_help_panel=STUDY)] = "",
     to: Annotated[
         Path | None,
-        typer.Option("--out", help="File to write.", rich_help_panel=STUDY, show_default="<data>/reports/RUN-study.html"),
+        typer.Option(
+            "--out", help="File to write.", rich_help_panel=STUDY, show_default="<data>/reports/RUN-study.html"
+        ),
     ] = None,
     form: Annotated[
         str | None,
-        typer.Option("--format", help="html, json or markdown; the last two are printed without --out.",
-                     rich_help_panel=STUDY, show_default="html"),
+        typer.Option(
+            "--format",
+            help="html, json or markdown; the last two are printed without --out.",
+            rich_help_panel=STUDY,
+            show_default="html",
+        ),
     ] = None,
     data: Data = None,
     json: Json = False,
@@ -47,11 +55,15 @@ def report(
         _study(settings, run, version, card, to or html, "json" if json else form or "html")
         return
     if to is not None or form is not None:
-        raise BadInput("--out and --format go with --run; a model's page is written with --html, its card with --card.")
+        raise BadInput(
+            "--out and --format go with --run; a model's page is written with --html, its card with --card."
+        )
     _passports(settings, version, html, card, json=json)
 
 
-def _passports(settings: Settings, version: str | None, html: Path | None, card: Path | None, *, json: bool) -> None:
+def _passports(
+    settings: Settings, version: str | None, html: Path | None, card: Path | None, *, json: bool
+) -> None:
     """Report on the versions of one model, or of all."""
     from json import loads
 
@@ -87,7 +99,9 @@ def _passports(settings: Settings, version: str | None, html: Path | None, card:
         print_json(documents[0] if version else documents)
 
 
-def _study(settings: Settings, run: str, version: str | None, card: Path | None, to: Path | None, form: str) -> None:
+def _study(
+    settings: Settings, run: str, version: str | None, card: Path | None, to: Path | None, form: str
+) -> None:
     """Report on a run's study; ``version`` names the one that a card is about."""
     from tremplin.cli.show import out
     from tremplin.errors import BadInput

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,9 @@ from rich.progress import (
 )
 
 from tremplin.progress import Progress as Report
+
+# Where there is no terminal, such as in a log, progress is a line now and then.
+LINE_EVERY_S = 5.0
 
 out = Console()
 err = Console(stderr=True)
@@ -35,10 +39,13 @@ def progress_bar(title: str, *, quiet: bool = False) -> Iterator[Report]:
     )  # fmt: skip
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("", total=1.0, title=title)
+        printed = 0.0
 
         def report(step: str, share: float) -> None:
+            nonlocal printed
             bar.update(task, completed=share, description=step)
-            if not err.is_terminal:
+            if not err.is_terminal and time.monotonic() - printed >= LINE_EVERY_S:
+                printed = time.monotonic()
                 err.print(f"{title}: {step}", highlight=False)
 
         yield report

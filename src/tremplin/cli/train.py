@@ -23,14 +23,15 @@ class Method(StrEnum):
 
 def train(
     labelled: Annotated[
-        Path, typer.Argument(help="CSV or JSONL: text and label; query and positive (pairs); words and labels (words).")
+        Path,
+        typer.Argument(help="CSV or JSONL: text and label; query and positive (pairs); words and labels (words)."),
     ],
     name: Annotated[str, typer.Option(help="Name of the model that is made.")],
     method: Annotated[
         Method,
         typer.Option(
-            help="head: on frozen features, in seconds. fine-tune: encoder and head. few-shot: for a handful of texts "
-            "a label. pairs: an encoder for search. words: a label for each word."
+            help="head: on frozen features, in seconds. fine-tune: encoder and head. few-shot: a handful of texts a "
+            "label. pairs: an encoder for search. words: a label for each word."
         ),
     ] = Method.HEAD,
     head: Annotated[bool, typer.Option("--head", help="Same as --method head.")] = False,
@@ -42,7 +43,9 @@ def train(
     target_accuracy: Annotated[
         float, typer.Option(min=0.5, max=0.999, help="Accuracy to reach among the texts it answers.")
     ] = 0.9,
-    epochs: Annotated[float | None, typer.Option(min=0.01, max=1000, help="Times the texts are gone through.")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(min=0.01, max=1000, help="Times the texts are gone through.")
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-8, max=1, help="Of the encoder.")] = None,
     batch_rows: Annotated[int | None, typer.Option(min=1, max=4096, help="Texts a step.")] = None,
     lora_rank: Annotated[
@@ -67,11 +70,13 @@ def train(
     if head and method is not Method.HEAD:
         raise BadInput(f"--head and --method {method} contradict each other; give one.")
     if method is Method.HEAD and (epochs or learning_rate or lora_rank or batch_rows):
-        raise BadInput("--epochs, --learning-rate, --batch-rows and --lora-rank need --method fine-tune or another.")
+        raise BadInput(
+            "--epochs, --learning-rate, --batch-rows and --lora-rank need --method fine-tune or another."
+        )
     settings = read_settings(data=data, threads=threads)
     order = TrainOrder(
-        labelled, name, method.value, encoder, test, validation, target_accuracy, epochs, learning_rate, batch_rows,
-        lora_rank, balanced, text_column, label_column, seed,
+        labelled, name, method.value, encoder, test, validation, target_accuracy, epochs, learning_rate,
+        batch_rows, lora_rank, balanced, text_column, label_column, seed,
     )  # fmt: skip
     with progress_bar("Train", quiet=json) as progress:
         manifest = run_training(settings, order, progress)
@@ -90,4 +95,6 @@ def train(
         out.print(f"  {metric.name:<28} {metric.value:.4f}  [{metric.low:.4f}, {metric.high:.4f}]  n={metric.n}")
     for note in manifest.origin.notes:
         out.print(f"Note      {note}", soft_wrap=True)
-    out.print(f"Next      tremplin serve {manifest.model}, or tremplin optimize --labelled {labelled} --name {name}")
+    out.print(
+        f"Next      tremplin serve {manifest.model}, or tremplin optimize --labelled {labelled} --name {name}"
+    )

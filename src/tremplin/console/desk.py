@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -49,6 +50,7 @@ ABANDONED_AFTER_S = 3600
 LOG_BYTES, LOG_LINES, LOG_CHARACTERS = 8192, 12, 240
 
 PublishFromRun = Callable[[Registry, Path, str], Manifest]
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,9 @@ class RunDesk:
         self._check_torch()
         with self._alone():
             self._check_idle()
-            self._launch(known.folder, known.arguments)
+            now = self.find(known.name)
+            if now is not None and now.state in {"stopped", "failed"}:
+                self._launch(now.folder, now.arguments)
 
     def stop(self, known: KnownRun) -> None:
         """Ask a run to stop, and wait a moment for it."""
@@ -333,7 +337,7 @@ def _disk_errors() -> Iterator[None]:
         raise Refused("no_room") from None
 
 
-def _read[T](adapter: TypeAdapter[T], path: Path) -> T | None:
+def _read(adapter: TypeAdapter[Kept], path: Path) -> Kept | None:
     try:
         return adapter.validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):

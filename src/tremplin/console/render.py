@@ -10,16 +10,20 @@ import jinja2
 import orjson
 from starlette.responses import HTMLResponse, Response
 
-from tremplin.console import pictures
+from tremplin.console import pictures, studies
 from tremplin.console.contexts import (
     AnswerPanel,
     EnteredPage,
     Frame,
     ModelPage,
     ModelsPage,
+    OptimisePage,
     Page,
     PlaygroundPage,
     ProblemPage,
+    RunPage,
+    RunPanel,
+    RunsPanel,
     SignInPage,
     VersionPage,
     as_json,
@@ -33,6 +37,10 @@ TEMPLATES: Mapping[type, str] = {
     ModelsPage: "models.html",
     ModelPage: "model.html",
     VersionPage: "version.html",
+    OptimisePage: "optimise.html",
+    RunsPanel: "runs.html",
+    RunPage: "run.html",
+    RunPanel: "run_panel.html",
     SignInPage: "sign_in.html",
     EnteredPage: "entered.html",
     ProblemPage: "problem.html",
@@ -62,6 +70,14 @@ class Renderer:
             interval_text=pictures.interval_text,
             bound_text=pictures.bound_text,
             difference=pictures.difference,
+            finding_text=studies.finding_text,
+            faster_text=studies.faster_text,
+            loss_text=studies.loss_text,
+            points_text=studies.points_text,
+            upper_text=studies.upper_text,
+            share_text=studies.share_text,
+            times_text=studies.times_text,
+            rounds_text=studies.rounds_text,
         )
 
     def text(self, page: Page, frame: Frame, t: Language) -> str:

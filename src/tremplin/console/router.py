@@ -29,6 +29,7 @@ from tremplin.console.contexts import (
 from tremplin.console.forms import read_form
 from tremplin.console.frame import Framer, base_of, language_of, remember_choices
 from tremplin.console.gate import ErrorPages, Gate, log_unexpected
+from tremplin.console.optimise_routes import OptimiseRoutes
 from tremplin.console.playground import Form, Playground, examples, form_of, service_named
 from tremplin.console.problems import problem_of
 from tremplin.console.render import Renderer, built_assets, json_of
@@ -61,6 +62,7 @@ def console_routes(view: ConsoleView) -> list[BaseRoute]:
         Route("/models", console.models),
         Route("/models/{model}", console.model),
         Route("/models/{model}/{version}", console.version),
+        *OptimiseRoutes(view, sessions, console.show, console.problem).routes(),
         Mount("/static", Assets(directory=STATIC)),
         Route("/{path:path}", _not_found),
     ]
@@ -96,16 +98,17 @@ class Console:
         target = local_target(request.query_params.get("next", ""), base_of(request))
         if self.view.is_open or self.sessions.is_signed_in(request):
             return RedirectResponse(target, 303)
-        return self._show(request, SignInPage(target, ""))
+        return self.show(request, SignInPage(target, ""))
 
     async def sign_in(self, request: Request) -> Response:
         """Check the key and open a session."""
         form = await read_form(request)
         target = local_target(form.get("next", ""), base_of(request))
-        if not self.view.check_key(form.get("key", "").strip()):
-            return self._show(request, SignInPage(target, "key"), status=403)
+        key = form.get("key", "").strip()
+        if not self.view.check_key(key):
+            return self.show(request, SignInPage(target, "key"), status=403)
         response = RedirectResponse(target, 303)
-        self.sessions.open_on(response, request)
+        self.sessions.open_on(response, request, is_operator=self.view.is_operator_key(key))
         return response
 
     async def sign_out(self, request: Request) -> Response:
@@ -126,9 +129,10 @@ class Console:
         if self.view.is_open or self.sessions.is_signed_in(request):
             return RedirectResponse(target, 303)
         if not self.view.redeem_ticket(request.query_params.get("ticket", "")):
-            return self._show(request, SignInPage(target, "ticket"), status=403)
-        response = self._show(request, EnteredPage(target))
-        self.sessions.open_on(response, request)
+            return self.show(request, SignInPage(target, "ticket"), status=403)
+        response = self.show(request, EnteredPage(target))
+        # The link was printed where the server was started: who has it operates it.
+        self.sessions.open_on(response, request, is_operator=True)
         return response
 
     # -- playground --------------------------------------------------------------------------------
@@ -160,20 +164,20 @@ class Console:
             form = form_of(service, await read_form(request))
             outcome = await self._outcome(request, service, form)
         except Exception as error:
-            outcome = self._problem(error, request)
+            outcome = self.problem(error, request)
         return self._show_playground(request, service, form, outcome)
 
     async def _outcome(self, request: Request, service: ServiceName, form: Form) -> Answer | Problem:
         try:
             return await self.playground.ask(service, form, language_of(request).code)
         except Exception as error:
-            return self._problem(error, request)
+            return self.problem(error, request)
 
     async def _unasked(self, request: Request, service: ServiceName, form: Form) -> Answer | Problem | None:
         try:
             return await self.playground.ask_unasked(service, form, language_of(request).code)
         except Exception as error:
-            return self._problem(error, request)
+            return self.problem(error, request)
 
     def _show_playground(
         self, request: Request, service: ServiceName, form: Form, outcome: Answer | Problem | None
@@ -183,23 +187,23 @@ class Console:
         was_asked = request.method == "POST" or "example" in request.query_params
         status = outcome.status if isinstance(outcome, Problem) and was_asked else 200
         if "hx-request" in request.headers:
-            return self._show(request, panel, status=status)
+            return self.show(request, panel, status=status)
         lang, base = language_of(request).code, base_of(request)
         page = self.playground.page(service, form, panel, lang=lang, base=base)
-        return self._show(request, page, status=status, has_json=True)
+        return self.show(request, page, status=status, has_json=True)
 
     # -- models ------------------------------------------------------------------------------------
 
     async def models(self, request: Request) -> Response:
         """Show every model."""
         page = await self._read(lambda registry, live: models.models_page(registry, live, base_of(request)))
-        return self._show(request, page, command="tremplin report", has_json=True)
+        return self.show(request, page, command="tremplin report", has_json=True)
 
     async def model(self, request: Request) -> Response:
         """Show a model's versions side by side."""
         name, base, language = request.path_params["model"], base_of(request), language_of(request)
         page = await self._read(lambda registry, live: models.model_page(registry, live, name, base, language))
-        return self._show(request, page, command=f"tremplin report {name}", has_json=True)
+        return self.show(request, page, command=f"tremplin report {name}", has_json=True)
 
     async def version(self, request: Request) -> Response:
         """Show a version's passport."""
@@ -208,7 +212,7 @@ class Console:
         page = await self._read(
             lambda registry, live: models.version_page(registry, live, registry.get(name, version), base, language)
         )
-        return self._show(request, page, command=f"tremplin report {name}@{version}", has_json=True)
+        return self.show(request, page, command=f"tremplin report {name}@{version}", has_json=True)
 
     async def _read(self, read: Callable[[Registry, list[LiveVersion]], Found]) -> Found:
         """Return what ``read`` finds in the registry; files are read outside the event loop."""
@@ -218,21 +222,23 @@ class Console:
 
     def show_error(self, request: Request, error: Exception) -> Response:
         """Return the page of an error."""
-        problem = self._problem(error, request)
+        problem = self.problem(error, request)
         page = ProblemPage(problem, f"{base_of(request)}/playground")
-        response = self._show(request, page, status=problem.status)
+        response = self.show(request, page, status=problem.status)
         if problem.retry_after_s is not None:
             response.headers["Retry-After"] = str(max(1, round(problem.retry_after_s)))
         return response
 
-    def _problem(self, error: Exception, request: Request) -> Problem:
+    def problem(self, error: Exception, request: Request) -> Problem:
+        """Return how an error is shown; one that nobody planned is logged."""
         problem = problem_of(error, request)
         log_unexpected(error, problem.request_id)
         return problem
 
-    def _show(
+    def show(
         self, request: Request, page: Page, *, status: int = 200, command: str = "", has_json: bool = False
     ) -> Response:
+        """Return a page or a fragment as HTML, or as JSON when that was asked for."""
         if request.query_params.get("format") == "json":
             return json_of(page, status=status)
         frame = self.framer.frame(request, command=command, has_json=has_json)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from tremplin.console.desk import RunDesk
 from tremplin.registry.store import Registry
 from tremplin.serve.services import Services
+
+if TYPE_CHECKING:
+    from tremplin.console.desk import RunDesk  # it uses the contexts, which use this module
 
 State = Literal["ready", "starting", "draining"]
 

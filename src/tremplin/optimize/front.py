@@ -29,13 +29,13 @@ def front(points: Sequence[Point], objectives: Sequence[Objective]) -> list[bool
 
     Raises ValueError when a point lacks the figure of an objective: what was not measured cannot be ranked.
     """
-    return [bool(is_member) for is_member in ~_domination(points, points, objectives).any(axis=0)]
+    return [bool(is_member) for is_member in ~np.any(_domination(points, points, objectives), axis=0)]
 
 
 def dominated_by(points: Sequence[Point], objectives: Sequence[Objective]) -> list[tuple[int, ...]]:
     """Return for each point the positions of the front's members that dominate it; none for a member."""
     dominates = _domination(points, points, objectives)
-    dominates &= ~dominates.any(axis=0)[:, None]
+    dominates &= ~np.any(dominates, axis=0)[:, None]
     return [tuple(int(i) for i in np.flatnonzero(dominates[:, j])) for j in range(len(points))]
 
 
@@ -44,7 +44,7 @@ def dominates_all(front_a: Sequence[Point], points_b: Sequence[Point], objective
 
     An equal point does not dominate. True when there is nothing to dominate.
     """
-    return bool(_domination(front_a, points_b, objectives).any(axis=0).all())
+    return bool(np.any(_domination(front_a, points_b, objectives), axis=0).all())
 
 
 def _domination(
@@ -52,7 +52,7 @@ def _domination(
 ) -> NDArray[np.bool_]:
     """Return (a, b): whether each point of the first dominates each of the second."""
     ours, theirs = _costs(points_a, objectives)[:, None], _costs(points_b, objectives)[None]
-    result: NDArray[np.bool_] = (ours <= theirs).all(axis=2) & (ours < theirs).any(axis=2)
+    result: NDArray[np.bool_] = np.all(ours <= theirs, axis=2) & np.any(ours < theirs, axis=2)
     return result
 
 

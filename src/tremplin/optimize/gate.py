@@ -28,8 +28,8 @@ Z_ONE_SIDED, Z_TWO_SIDED = 1.644854, 1.959964
 CORRECTION = 0.25
 """Rows added to the difference of Tango's score. Exact coverage of the one-sided bound over 114 cells (20 to 4,500
 rows, 0.5 to 30 % of them different, losses from none to all of these) is at least 0.940 without it and 0.951 with
-it; where rows are only lost 0.934 and 0.952, and the bound is then the exact one of Clopper and Pearson within 7 %.
-The usual half row gives 0.953 and costs more. A percentile bootstrap answers 0 where no row was lost."""
+it. Where rows are only lost it is 0.934 and 0.952; the bound is then Clopper and Pearson's, -0.2 to +7 %.
+The usual half row gives 0.953 and costs more. A percentile bootstrap gives 0.86 for 1 % lost of 200 rows."""
 BISECTIONS = 50
 """Halvings of [-1, 1]: to the last bit that matters."""
 
@@ -276,9 +276,8 @@ def chance_of_such_a_loss(lost: int, gained: int, n: int, tolerance: float) -> f
     """Return the p-value of "the true loss is at most ``tolerance``" (a share).
 
     Exact: the chance of a score as large, under the least favourable share of gained rows; normal when more than
-    ``EXACT_UP_TO`` rows differ. The sign test on the
-    rows that differ is its conditional counterpart, but knows no tolerance above 0. Source: Lloyd and Moldovan,
-    Statistics in Medicine 26 (2007); Berger and Boos, JASA 89 (1994).
+    ``EXACT_UP_TO`` rows differ. The sign test is its conditional counterpart, but knows no tolerance above 0.
+    Source: Lloyd and Moldovan, Statistics in Medicine 26 (2007); Berger and Boos, JASA 89 (1994).
     """
     if lost - gained <= n * tolerance:
         return 1.0
@@ -325,9 +324,11 @@ def paired_metric_loss(
     """Return the loss of a mean score such as nDCG; both arguments are in [0, 1] by query, shape (n,).
 
     Percentile interval of a Bayesian bootstrap of the differences, with one further query that changes by as much
-    as any seen did (by 1 when none did), so that a few rare changes do not make a narrow interval. A change far
-    larger than any seen is not foreseen; with ``worst_change=1`` it is, at up to three points of 100 queries,
-    and the bound is Gaffke's. Raises ValueError when shapes differ, there is no query or a score is not finite.
+    as any seen did (by 1 when none did). In simulations of 150 and 500 queries, rare and skewed losses among them,
+    the bound covers in 0.956 or more, where a plain bootstrap has 0.79; when two or three of 50 queries change,
+    0.90 against 0.74. A change far larger than any seen is not foreseen; with ``worst_change=1`` it is, at up to
+    three points of 100 queries, and the bound is Gaffke's. Raises ValueError when shapes differ, there is no query
+    or a score is not finite.
     Source: Rubin, Annals of Statistics 9 (1981); Phan et al., Towards practical mean bounds, ICML 2021.
     """
     before, after = np.asarray(reference_scores, np.float64), np.asarray(candidate_scores, np.float64)
@@ -376,8 +377,9 @@ def auroc(in_scope_scores: ArrayLike, out_scores: ArrayLike) -> Metric:
     """Return how often a text in scope scores above one out of scope; a tie counts half.
 
     The arguments have shapes (n_in,) and (n_out,). The 95 % interval is DeLong's on the logit scale, with one
-    further text on each side that is told apart by chance: without it a perfect separation would have no width.
-    Raises ValueError when a side is empty. Source: DeLong et al., Biometrics 44 (1988).
+    further text on each side that is told apart by chance: without it a perfect separation would have no width. In
+    simulations it covers in 0.938 (30 texts a side, AUROC 0.96) to 0.977. Raises ValueError when a side is empty.
+    Source: DeLong et al., Biometrics 44 (1988).
     """
     inside, outside = np.asarray(in_scope_scores, np.float64), np.asarray(out_scores, np.float64)
     if not (len(inside) and len(outside)):

@@ -127,7 +127,9 @@ class _Lane:
     def __init__(self, given: dict[str, Any], texts: list[str]) -> None:
         self._name = given["name"]
         interface = given["interface"]
-        self._interface = Interface(**interface | {"task": Task(interface["task"]), "labels": tuple(interface["labels"])})
+        self._interface = Interface(
+            **interface | {"task": Task(interface["task"]), "labels": tuple(interface["labels"])}
+        )
         self._tokenizer = TextTokenizer(Path(given["tokenizer"]), self._interface)
         self._engine = EngineSpec.of(given["engine"]).make()
         self._engine.load()

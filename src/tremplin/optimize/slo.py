@@ -229,7 +229,7 @@ def _refuse_contradictions(constraints: Sequence[Constraint]) -> None:
         if limits[higher] < limits[lower]:
             tight, loose = Constraint(higher, limits[higher]), Constraint(lower, limits[lower])
             raise BadInput(
-                f"'{loose}' contradicts '{tight}': {lower} is never above {higher}, so the first asks for nothing. "
+                f"'{loose}' contradicts '{tight}': {lower} is never above {higher}, so it asks for nothing. "
                 f"Swap them or leave {lower} out, such as 'p50<=10ms,p99<=50ms'."
             )
 

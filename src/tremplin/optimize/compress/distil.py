@@ -7,14 +7,14 @@ for, are computed in the step, since they are too large to keep; both networks m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tremplin.errors import PassFailed
 from tremplin.optimize.network.network import Network
@@ -38,7 +38,7 @@ from tremplin.progress import Progress, silent
 class Distillation:
     """How a student is taught."""
 
-    schedule: Schedule = Schedule(epochs=6, learning_rate=5e-4, dropout=0.0)
+    schedule: Schedule = field(default_factory=lambda: Schedule(epochs=6, learning_rate=5e-4, dropout=0.0))
     temperature: float = 2.0
     logits_weight: float = 1.0
     embedding_weight: float = 10.0
@@ -137,7 +137,7 @@ class _Goal:
 
     def _vector_loss(self, embedding: Tensor, chosen: Tensor) -> Tensor:
         mine = self.projection(embedding) if self.projection is not None else embedding
-        return F.mse_loss(mine, self._embeddings[chosen]) * (
+        return functional.mse_loss(mine, self._embeddings[chosen]) * (
             # Unit vectors differ by 1/dim a component: by the sum, the weight means the same for both kinds.
             1.0 if self._logits.shape[1] else mine.shape[-1]
         )
@@ -149,8 +149,7 @@ class _Goal:
         total = torch.zeros(())
         if options.states_weight:
             losses = [
-                token_states_loss(outputs.hidden[mine], shown.hidden[theirs], mask)
-                for mine, theirs in self._pairs
+                token_states_loss(outputs.hidden[mine], shown.hidden[theirs], mask) for mine, theirs in self._pairs
             ]
             total = total + options.states_weight * torch.stack(losses).mean()
         if options.attention_weight:

@@ -53,7 +53,7 @@ def measure_importance(
     sums = [torch.zeros_like(gate) for gate in gates]
     for numbers in batches:
         for total, gradient in zip(sums, torch.autograd.grad(loss_of(numbers), gates), strict=True):
-            total += gradient.abs() * len(numbers)
+            total.add_(gradient.abs() * len(numbers))
     for layer in module.layers:
         layer.head_gate = layer.neuron_gate = None
     found = [total.double().numpy() for total in sums]

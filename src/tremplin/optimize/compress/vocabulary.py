@@ -36,7 +36,7 @@ class TrimmedVocabulary:
 
 
 def trim_vocabulary(tokenizer_json: str, texts: Iterable[str], *, words: int) -> TrimmedVocabulary:
-    """Return the tokenizer cut to about ``words`` pieces: special tokens, letters, pieces of the texts, then others.
+    """Return the tokenizer cut to about ``words`` pieces: special tokens, letters, those of the texts, others.
 
     Pieces of the texts are kept by how often they come; what room is left goes to the rest by their old ids, which
     published vocabularies number by frequency in general text. Letters and special tokens are kept whatever
@@ -45,7 +45,9 @@ def trim_vocabulary(tokenizer_json: str, texts: Iterable[str], *, words: int) ->
     from tokenizers import Tokenizer
 
     tree: dict[str, Any] = json.loads(tokenizer_json)
-    kind = tree.get("model", {}).get("type") or ("WordPiece" if "continuing_subword_prefix" in tree["model"] else "?")
+    kind = tree.get("model", {}).get("type") or (
+        "WordPiece" if "continuing_subword_prefix" in tree["model"] else "?"
+    )
     if kind not in SUPPORTED:
         raise PassFailed(
             f"The tokenizer is of kind {kind}; only {' and '.join(SUPPORTED)} vocabularies can be trimmed safely. "
@@ -118,9 +120,7 @@ def _rebuilt(tree: dict[str, Any], pieces: list[str], kept: list[int], kind: str
     else:
         model["vocab"] = new_id
     rebuilt = dict(tree) | {"model": model, "padding": None}
-    rebuilt["added_tokens"] = [
-        entry | {"id": new_id[entry["content"]]} for entry in tree.get("added_tokens", ())
-    ]
+    rebuilt["added_tokens"] = [entry | {"id": new_id[entry["content"]]} for entry in tree.get("added_tokens", ())]
     processor = tree.get("post_processor")
     if isinstance(processor, dict):
         rebuilt["post_processor"] = _renumbered(processor, new_id)

@@ -5,6 +5,7 @@ No message holds a text: a training file is somebody's correspondence.
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from tremplin.optimize.head.rows import SHOWN, LabelledFile, Row, listed
 
 MAX_ROWS = 200_000
+"""Rows held at once; of a longer file so many are drawn at random."""
 MAX_CLASSES = 1_000
 MIN_ROWS_PER_CLASS = 5
 
@@ -85,29 +87,41 @@ def read_labelled(
 
 
 def _without_duplicates(file: LabelledFile) -> tuple[list[Row], tuple[str, ...]]:
-    """Return the rows, the first of each text kept, and a note on those dropped."""
-    first: dict[str, Row] = {}
-    dropped = 0
+    """Return the rows, the first of each text kept, and notes on those dropped.
+
+    The file is read as a stream and at most MAX_ROWS rows are held, drawn at random when there are more (reservoir
+    sampling: Vitter 1985). A repetition of a text that was not drawn is then not seen.
+    """
+    kept: list[Row] = []
+    place: dict[str, int] = {}
+    repeated = different = 0
     conflicts: list[tuple[int, int]] = []
-    for count, row in enumerate(file.rows(), 1):
-        if count > MAX_ROWS:
-            file.refuse(
-                f"there are more than {MAX_ROWS:,} rows. A frozen encoder learns little from more: "
-                "train on a sample.",
-                row.line,
-            )
-        earlier = first.setdefault(row.text, row)
-        if earlier is row:
+    draw = random.Random(0)
+    for row in file.rows():
+        at = place.get(row.text)
+        if at is not None:
+            repeated += 1
+            if kept[at].label != row.label:
+                conflicts.append((kept[at].line, row.line))
             continue
-        dropped += 1
-        if earlier.label != row.label:
-            conflicts.append((earlier.line, row.line))
+        different += 1
+        if len(kept) < MAX_ROWS:
+            place[row.text] = len(kept)
+            kept.append(row)
+        elif (chosen := draw.randrange(different)) < MAX_ROWS:
+            del place[kept[chosen].text]
+            place[row.text] = chosen
+            kept[chosen] = row
     if conflicts:
         pairs = ", ".join(f"{a} and {b}" for a, b in conflicts[:SHOWN])
         more = f" and {len(conflicts) - SHOWN} more" if len(conflicts) > SHOWN else ""
         file.refuse(f"the same text has two labels on lines {pairs}{more}. Keep the right one of each.")
-    note = f"{dropped} rows repeat a text with the same label; the first of each was kept."
-    return list(first.values()), (note,) if dropped else ()
+    notes = []
+    if repeated:
+        notes.append(f"{repeated} rows repeat a text with the same label; the first of each was kept.")
+    if different > len(kept):
+        notes.append(f"{len(kept):,} of {different:,} rows were drawn at random; more are not held at once.")
+    return sorted(kept, key=lambda row: row.line), tuple(notes)
 
 
 def _check_classes(file: LabelledFile, rows_of: Counter[str], n_rows: int, min_rows: int) -> None:

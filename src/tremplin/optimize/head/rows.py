@@ -17,7 +17,7 @@ from typing import BinaryIO, NoReturn
 
 from tremplin.errors import TrainingRefused
 
-MAX_BYTES = 200_000_000
+MAX_LINE_BYTES = 10_000_000
 MAX_LABEL_CHARACTERS = 100
 """A longer label is a text: the two columns are swapped."""
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
@@ -69,11 +69,12 @@ class LabelledFile:
     def _lines(self, stream: BinaryIO) -> Iterator[str]:
         """Yield decoded lines with their ends; UTF-8 never has a line feed inside a character."""
         offset = 0
-        for number, raw in enumerate(iter(lambda: stream.readline(MAX_BYTES + 1), b""), 1):
-            if offset + len(raw) > MAX_BYTES:
+        for number, raw in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b""), 1):
+            if len(raw) > MAX_LINE_BYTES:
                 self.refuse(
-                    f"the file is larger than {MAX_BYTES // 1_000_000} MB. "
-                    "A frozen encoder learns little from more: train on a sample."
+                    f"the line is longer than {MAX_LINE_BYTES // 1_000_000} MB. Write one row a line; this may be "
+                    "JSON as one list, or no text at all.",
+                    number,
                 )
             self.digest.update(raw)
             body = raw.removeprefix(_BOM) if number == 1 else raw

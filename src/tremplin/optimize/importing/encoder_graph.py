@@ -82,7 +82,9 @@ def _write_embeddings(writer: GraphWriter, spec: EncoderSpec, weights: EncoderWe
         kind = writer.node("Gather", [types, "token_type_ids"], "embeddings.token_type")
         total = writer.node("Add", [total, kind], "embeddings.sum_with_type")
     if weights.bigram is not None:
-        pair = _write_bigrams(writer, writer.weight("embeddings.bigram.weight", weights.bigram), len(weights.bigram))
+        pair = _write_bigrams(
+            writer, writer.weight("embeddings.bigram.weight", weights.bigram), len(weights.bigram)
+        )
         total = writer.node("Add", [total, pair], "embeddings.sum_with_bigram")
     hidden = writer.layer_norm(total, "embeddings.norm", weights.norm, spec.layer_norm_eps)
     if weights.projection is not None:
@@ -189,7 +191,9 @@ class LayerWriter:
         weights = writer.node("Softmax", [masked], f"{name}.probabilities", axis=-1)
         mixed = writer.node("MatMul", [weights, value], f"{name}.mixed")
         back = writer.node("Transpose", [mixed], f"{name}.mixed_by_token", perm=[0, 2, 1, 3])
-        return writer.node("Reshape", [back, writer.integers(0, 0, heads_kept * spec.head_size)], f"{name}.context")
+        return writer.node(
+            "Reshape", [back, writer.integers(0, 0, heads_kept * spec.head_size)], f"{name}.context"
+        )
 
 
 def _merge_qkv(layer: LayerWeights, head_size: int) -> Linear:

@@ -68,7 +68,7 @@ class EncoderWeights:
     """(buckets, heads), MPNet only."""
     layers: tuple[LayerWeights, ...]
     bigram: Floats | None = None
-    """(rows, embedding), added to a token by the hash of it and the one before; only in students without layers."""
+    """(rows, embedding), added to a token by the hash of it and the one before; only in some students."""
 
 
 def read_encoder(spec: EncoderSpec, weights: Weights) -> EncoderWeights:

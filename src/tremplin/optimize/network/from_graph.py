@@ -117,9 +117,7 @@ class _GraphReader:
         biases: list[Floats | None] = [None] * 3 if bias is None else list(np.split(bias, 3))
         query, key, value = (
             Linear(np.ascontiguousarray(part.T) * factor, None if offset is None else offset * factor)
-            for part, offset, factor in zip(
-                parts, biases, (scale, np.float32(1), np.float32(1)), strict=True
-            )
+            for part, offset, factor in zip(parts, biases, (scale, np.float32(1), np.float32(1)), strict=True)
         )
         return LayerWeights(
             query=query,
@@ -165,7 +163,7 @@ class _GraphReader:
         return Pooling(modes) if modes else None
 
     def _has_mode(self, name: str, mode: str) -> bool:
-        return f"{name}.{mode}" in self._nodes or f"{name}.{mode}.total" in self._nodes and mode == "lasttoken"
+        return f"{name}.{mode}" in self._nodes or (f"{name}.{mode}.total" in self._nodes and mode == "lasttoken")
 
     def _with_head(self, network: Network, labels: tuple[str, ...]) -> Network:
         for name in ("head", "classifier"):
@@ -182,7 +180,9 @@ class _GraphReader:
     def _array(self, name: str) -> Floats:
         tensor = self._constants.get(name)
         if tensor is None:
-            raise PassFailed(f"{self._name} holds no {name!r}: it was not built by tremplin, or was changed since.")
+            raise PassFailed(
+                f"{self._name} holds no {name!r}: it was not built by tremplin, or was changed since."
+            )
         return np.array(numpy_helper.to_array(tensor))
 
     def _linear(self, name: str) -> Linear:

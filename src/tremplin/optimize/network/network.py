@@ -117,9 +117,7 @@ def arrays_of(part: LayerWeights | Linear | Norm | Dense) -> Iterator[Floats]:
 def fresh_head(width: int, labels: int, *, seed: int) -> Head:
     """Return a head that knows nothing: small random weights, no bias."""
     random = np.random.default_rng([seed, 11])
-    return Head(
-        random.normal(0.0, 0.02, (width, labels)).astype(np.float32), np.zeros(labels, np.float32)
-    )
+    return Head(random.normal(0.0, 0.02, (width, labels)).astype(np.float32), np.zeros(labels, np.float32))
 
 
 def _span(values: list[int]) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tremplin.optimize.importing.encoder_graph import BIGRAM_FACTOR, MASKED
 from tremplin.optimize.importing.encoder_weights import (
@@ -29,10 +29,10 @@ from tremplin.optimize.network.network import Head, Network
 from tremplin.registry.task import Task
 
 ACTIVATIONS = {
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": functional.relu,
+    "silu": functional.silu,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
     "identity": lambda x: x,
@@ -72,7 +72,9 @@ class TorchLayer(nn.Module):
         self.head_gate: Tensor | None = None
         self.neuron_gate: Tensor | None = None
 
-    def forward(self, hidden: Tensor, bias: Tensor | None, *, with_attention: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, hidden: Tensor, bias: Tensor | None, *, with_attention: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the layer's token vectors, (batch, tokens, hidden), and its attention when asked for."""
         batch, tokens, _ = hidden.shape
         merged = self.qkv(hidden).view(batch, tokens, 3, self.heads, self.head_size)
@@ -82,18 +84,18 @@ class TorchLayer(nn.Module):
         if with_attention:
             scores = query @ key.transpose(-1, -2) * self.head_size**-0.5
             attention = torch.softmax(scores if bias is None else scores + bias, dim=-1)
-            mixed = F.dropout(attention, drop, self.training) @ value
+            mixed = functional.dropout(attention, drop, self.training) @ value
         else:
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=drop)
+            mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=drop)
         if self.head_gate is not None:
             mixed = mixed * self.head_gate[:, None, None]
         context = mixed.transpose(1, 2).reshape(batch, tokens, self.heads * self.head_size)
-        attended = F.dropout(self.attention_output(context), drop, self.training)
+        attended = functional.dropout(self.attention_output(context), drop, self.training)
         hidden = self.attention_norm(attended + hidden)
         wide = self.activation(self.up(hidden))
         if self.neuron_gate is not None:
             wide = wide * self.neuron_gate
-        narrow = F.dropout(self.down(wide), drop, self.training)
+        narrow = functional.dropout(self.down(wide), drop, self.training)
         return self.output_norm(narrow + hidden), attention
 
     def weights(self) -> LayerWeights:
@@ -156,7 +158,11 @@ class TorchNetwork(nn.Module):
             if attention is not None:
                 attentions.append(attention)
         if self._source.task is Task.TOKEN_CLASSIFICATION:
-            logits = self.head(F.dropout(hidden, self.dropout, self.training)) if self.head is not None else None
+            logits = (
+                self.head(functional.dropout(hidden, self.dropout, self.training))
+                if self.head is not None
+                else None
+            )
             return Outputs(states, None, logits, attentions)
         embedding = self._sentence(hidden, mask)
         return Outputs(states, embedding, self.head(embedding) if self.head is not None else None, attentions)
@@ -196,9 +202,9 @@ class TorchNetwork(nn.Module):
             position = self.position(is_token.cumsum(1) * is_token + spec.padding_id)
         total = self.word(ids) + position
         if self.bigram is not None:
-            before = F.pad(ids, (1, -1))
+            before = functional.pad(ids, (1, -1))
             total = total + self.bigram((before * BIGRAM_FACTOR + ids) % self.bigram.num_embeddings)
-        hidden = F.dropout(self.norm(total), self.dropout, self.training)
+        hidden = functional.dropout(self.norm(total), self.dropout, self.training)
         return self.projection(hidden) if self.projection is not None else hidden
 
     def _attention_bias(self, ids: Tensor, mask: Tensor) -> Tensor | None:

@@ -51,7 +51,12 @@ class Cascade:
             raise PassFailed("The two classifiers of a cascade must have the same labels in the same order.")
         first, second = compose.add_prefix(small, SMALL), compose.add_prefix(large, LARGE)
         graph = helper.make_graph(
-            [*_renamed(first, {SMALL + name: name for name in INPUTS}), *self._between(), *second.graph.node, *_after()],
+            [
+                *_renamed(first, {SMALL + name: name for name in INPUTS}),
+                *self._between(),
+                *second.graph.node,
+                *_after(),
+            ],
             "cascade",
             list(large.graph.input),
             [value for value in large.graph.output if value.name in OUTPUTS],

@@ -95,7 +95,7 @@ def _look_up_nibbles(rewriter: Rewriter, node: onnx.NodeProto, table: Weight) ->
 
 
 def nibbles(table: Weight) -> tuple[NDArray[np.uint8], Weight]:
-    """Return steps (rows, width) uint8 in 1..15, where 8 is 0, and scales (rows, 1): table ~ (steps - 8) * scale."""
+    """Return steps (rows, width) in 1..15, where 8 is 0, and scales (rows, 1): table ~ (steps - 8) * scale."""
     reach = np.maximum(np.abs(table).max(axis=1, keepdims=True), 1e-12)
     best_steps, best_scale, best_error = None, None, None
     for share in (1.0, 0.9, 0.8, 0.7, 0.6):

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from tremplin.errors import TrainingRefused
 from tremplin.optimize.head.dataset import LabelledTexts, read_labelled
 from tremplin.optimize.head.split import normalised, split
 from tremplin.optimize.texts import read_texts
+
+MIN_TEXTS = 200
+"""Texts without labels that a student needs at least."""
+MAX_HELD_OUT = 1_000
 
 
 @dataclass(frozen=True)
@@ -55,9 +62,7 @@ def read_corpus(
     """
 
     def labelled(path: Path, least: int) -> LabelledTexts:
-        return read_labelled(
-            path, text_column=text_column, label_column=label_column, min_rows_per_class=least
-        )
+        return read_labelled(path, text_column=text_column, label_column=label_column, min_rows_per_class=least)
 
     everything = labelled(train, min_rows_per_class)
     tested = labelled(test, 0) if test else None
@@ -71,9 +76,7 @@ def read_corpus(
         notes += [f"{lost} validation rows are also in {tested.source}; they were left out."] if lost else []
     if validated is not None:
         everything, lost = _without(everything, validated)
-        notes += (
-            [f"{lost} training rows are also in {validated.source}; they were left out."] if lost else []
-        )
+        notes += [f"{lost} training rows are also in {validated.source}; they were left out."] if lost else []
     if tested is not None and validated is not None:
         learned, lost = _without(everything, tested)
         notes += [f"{lost} training rows are also in {tested.source}; they were left out."] if lost else []
@@ -91,9 +94,26 @@ def read_corpus(
     for texts in (learned.texts, validated.texts, tested.texts, more, outside):
         digest.update("\0".join(texts).encode("utf-8", "surrogatepass") + b"\1")
     digest.update("\0".join((*learned.labels, *validated.labels, *tested.labels)).encode())
-    return Corpus(
-        train.name, digest.hexdigest(), learned, validated, tested, more, outside, tuple(notes)
-    )
+    return Corpus(train.name, digest.hexdigest(), learned, validated, tested, more, outside, tuple(notes))
+
+
+def read_text_corpus(path: Path, *, seed: int = 0) -> Corpus:
+    """Return texts without labels: what an encoder's students learn from, are chosen on and reported on.
+
+    Raises TrainingRefused when there are fewer than MIN_TEXTS different ones.
+    """
+    texts = list(unique(read_texts(path)))
+    if len(texts) < MIN_TEXTS:
+        raise TrainingRefused(f"{path.name} holds {len(texts)} different texts; at least {MIN_TEXTS} are needed.")
+    random.Random(seed).shuffle(texts)
+    held = min(MAX_HELD_OUT, len(texts) // 8)
+    digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def part(chosen: list[str]) -> LabelledTexts:
+        return LabelledTexts(path.name, tuple(chosen), ("",) * len(chosen), (), digest)
+
+    tested, validated, learned = texts[:held], texts[held : 2 * held], texts[2 * held :]
+    return Corpus(path.name, digest, part(learned), part(validated), part(tested))
 
 
 def _check_labels(part: LabelledTexts, train: LabelledTexts) -> None:
@@ -108,8 +128,6 @@ def _check_labels(part: LabelledTexts, train: LabelledTexts) -> None:
 
 def _without(data: LabelledTexts, other: LabelledTexts) -> tuple[LabelledTexts, int]:
     """Return the rows whose text is not in ``other``, and how many were."""
-    import numpy as np
-
     held = {normalised(text) for text in other.texts}
     kept = [row for row, text in enumerate(data.texts) if normalised(text) not in held]
     return data.rows(np.array(kept, np.int64)), len(data) - len(kept)

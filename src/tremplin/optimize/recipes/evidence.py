@@ -5,10 +5,12 @@ Speed is measured for all versions together afterwards (``optimize/race.py``): o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +24,21 @@ from tremplin.optimize.gate import (
     class_losses,
     language_slices,
     length_slices,
+    loss_from_counts,
     loss_metric,
     paired_loss,
+    paired_metric_loss,
     slice_losses,
 )
 from tremplin.optimize.head.report import Answers, evidence_of, metrics_of
 from tremplin.optimize.quality import batch_dependence, embedding_metrics
 from tremplin.optimize.recipes.corpus import Corpus
-from tremplin.optimize.recipes.finish import Finished
+from tremplin.optimize.recipes.finish import Finished, finish_classifier
+from tremplin.optimize.recipes.search_set import NDCG, SearchSet, ndcg_at_10
 from tremplin.optimize.recipes.stage import Stage
 from tremplin.optimize.run_graph import run_alone, run_rows
 from tremplin.registry.files import write_atomically
-from tremplin.registry.passport import Metric, share_metric
+from tremplin.registry.passport import Metric, mean_metric, share_metric
 from tremplin.serve.engine import Engine, pad
 from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
 from tremplin.serve.tokenize import TextTokenizer
@@ -76,23 +81,54 @@ class Answered:
     dependence: Metric
 
 
-class Examiner:
-    """Judges the classifiers of a study against one reference on the test texts."""
+class Examiner(Protocol):
+    """Finishes the versions of a study and judges them against one reference: the first it is shown."""
 
-    def __init__(self, corpus: Corpus, gate: Gate, *, threads: int, seed: int, flip_rows: int = FLIP_ROWS) -> None:
-        self._corpus, self._gate = corpus, gate
+    @property
+    def quality(self) -> str:
+        """The metric that versions are ordered by; higher is better."""
+        ...
+
+    def finish(self, stage: Stage, path: Path) -> Finished:
+        """Write a stage's graph as it is published."""
+        ...
+
+    def examine(self, finished: Finished, stage: Stage) -> Evidence:
+        """Return the evidence of a version; the first one becomes the reference and has no verdict."""
+        ...
+
+
+class ClassifierExaminer:
+    """Judges classifiers on the corpus's test texts."""
+
+    quality = "accuracy"
+
+    def __init__(
+        self, corpus: Corpus, gate: Gate, *, target_accuracy: float, threads: int, seed: int,
+        flip_rows: int = FLIP_ROWS,
+    ) -> None:  # fmt: skip
+        self._corpus, self._gate, self._target_accuracy = corpus, gate, target_accuracy
         self._threads, self._seed, self._flip_rows = threads, seed, flip_rows
         self._targets = corpus.test.targets(corpus.labels)
         self._reference: Answered | None = None
 
-    def answers(self, finished: Finished, stage: Stage) -> Answered:
-        """Return what a version answers."""
-        tokenizer = TextTokenizer(stage.tokenizer, finished.interface)
-        engine = OnnxRuntimeEngine(
-            finished.graph, threads=self._threads, narrow_weights=stage.record.narrow_weights
+    def finish(self, stage: Stage, path: Path) -> Finished:
+        """Fold the temperature into the head and choose the threshold, on validation texts."""
+        return finish_classifier(
+            stage, self._corpus, path, threads=self._threads, target_accuracy=self._target_accuracy
         )
-        engine.load()
-        try:
+
+    def examine(self, finished: Finished, stage: Stage) -> Evidence:
+        """Return accuracy, calibration and the rest, and what was lost against the reference."""
+        answered = self._answers(finished, stage)
+        evidence = self._evidence(finished, stage, answered)
+        if self._reference is None:
+            self._reference = answered
+        return evidence
+
+    def _answers(self, finished: Finished, stage: Stage) -> Answered:
+        tokenizer = TextTokenizer(stage.tokenizer, finished.interface)
+        with opened(finished.graph, stage, self._threads) as engine:
             rows = tokenizer.encode(self._corpus.test.texts).ids
             probabilities = np.stack(run_rows(engine, rows, "probabilities"))
             outside = np.zeros(0, np.float32)
@@ -101,18 +137,10 @@ class Examiner:
                 outside = np.stack(run_rows(engine, far, "probabilities")).max(axis=1)
             flips, flips_of = _flips(engine, rows[: self._flip_rows])
             dependence = batch_dependence(engine, rows, "probabilities")
-        finally:
-            engine.close()
         return Answered(probabilities, outside, np.array([len(row) for row in rows]), flips, flips_of, dependence)
 
-    def set_reference(self, answered: Answered) -> None:
-        """Judge the others against these answers."""
-        self._reference = answered
-
-    def evidence(self, finished: Finished, stage: Stage, answered: Answered) -> Evidence:
-        """Return the evidence of a version from its answers."""
-        corpus = self._corpus
-        interface = finished.interface
+    def _evidence(self, finished: Finished, stage: Stage, answered: Answered) -> Evidence:
+        corpus, interface = self._corpus, finished.interface
         answers = Answers(
             answered.probabilities.astype(np.float64), self._targets, corpus.labels, interface.abstain_below or 0.0
         )
@@ -127,37 +155,89 @@ class Examiner:
         size = finished.graph.stat().st_size + stage.tokenizer.stat().st_size
         if self._reference is None:
             return Evidence(size, finished.temperature, tuple(metrics), report=report)
-        before = self._reference.probabilities.argmax(axis=1)
-        after = answers.predicted
+        before, after = self._reference.probabilities.argmax(axis=1), answers.predicted
         loss = paired_loss(before == self._targets, after == self._targets)
         classes = class_losses(self._targets, before, after, corpus.labels)
         masks: dict[str, NDArray[np.bool_]] = dict(length_slices(self._reference.tokens))
         if corpus.test.langs is not None:
             masks |= language_slices(corpus.test.langs)
         slices = slice_losses(before == self._targets, after == self._targets, masks)
-        verdict = self._gate.decide(loss, classes, slices)
         agreement = share_metric("label_agreement", int((before == after).sum()), len(after))
         return Evidence(
             size,
             finished.temperature,
             (loss_metric(loss), agreement, *metrics),
-            verdict,
+            self._gate.decide(loss, classes, slices),
             classes,
             slices,
             report,
         )
 
 
-def encoder_evidence(
-    engine: Engine, reference: Engine, rows: Sequence[Sequence[int]], reference_rows: Sequence[Sequence[int]]
-) -> tuple[Metric, ...]:
-    """Return how near an encoder's vectors are to the reference's, each reading the texts its own way."""
-    mine, theirs = (
-        np.stack(run_rows(one, ids, "embedding")) for one, ids in ((engine, rows), (reference, reference_rows))
-    )
-    half = len(mine) // 2
-    near = embedding_metrics(theirs[half:], mine[half:], theirs[:half], mine[:half])
-    return (*near, batch_dependence(engine, rows, "embedding"))
+class EncoderExaminer:
+    """Judges encoders by how near their vectors are to the reference's, and by search where there are queries."""
+
+    def __init__(self, corpus: Corpus, gate: Gate, search: SearchSet | None, *, threads: int, seed: int) -> None:
+        self._corpus, self._gate, self._search = corpus, gate, search
+        self._threads, self._seed = threads, seed
+        self._reference: tuple[NDArray[np.float32], NDArray[np.float64] | None] | None = None
+
+    @property
+    def quality(self) -> str:
+        """nDCG@10 where there are queries, the mean cosine with the reference where there are none."""
+        return NDCG if self._search is not None else "cosine_mean"
+
+    def finish(self, stage: Stage, path: Path) -> Finished:
+        """Take the graph as it is: an encoder has nothing to calibrate."""
+        shutil.copyfile(stage.graph, path)
+        return Finished(path, stage.interface, 1.0)
+
+    def examine(self, finished: Finished, stage: Stage) -> Evidence:
+        """Return the cosines with the reference, whether search agrees with it, and nDCG@10."""
+        tokenizer = TextTokenizer(stage.tokenizer, finished.interface)
+        scores: NDArray[np.float64] | None = None
+        with opened(finished.graph, stage, self._threads) as engine:
+
+            def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+                return np.stack(run_rows(engine, tokenizer.encode(texts).ids, "embedding"))
+
+            rows = tokenizer.encode(self._corpus.test.texts).ids
+            vectors = np.stack(run_rows(engine, rows, "embedding"))
+            dependence = batch_dependence(engine, rows, "embedding")
+            if self._search is not None:
+                scores = ndcg_at_10(
+                    embed(self._search.queries), embed(self._search.passages), self._search.relevant
+                )
+        size = finished.graph.stat().st_size + stage.tokenizer.stat().st_size
+        metrics = [dependence]
+        if scores is not None:
+            metrics.insert(0, mean_metric(NDCG, scores.tolist()))
+        if self._reference is None:
+            self._reference = vectors, scores
+            own = () if scores is not None else (mean_metric("cosine_mean", [1.0] * len(vectors)),)
+            return Evidence(size, 1.0, (*own, *metrics))
+        theirs, their_scores = self._reference
+        half = len(vectors) // 2
+        near = embedding_metrics(theirs[half:], vectors[half:], theirs[:half], vectors[:half])
+        if scores is None or their_scores is None:
+            agreement = next(metric for metric in near if metric.name == "retrieval_agreement")
+            count = round(agreement.value * agreement.n)
+            loss = loss_from_counts(agreement.n - count, 0, agreement.n)
+        else:
+            loss = paired_metric_loss(their_scores, scores, seed=self._seed)
+        name = "retrieval_loss_points" if scores is None else "ndcg_loss_points"
+        return Evidence(size, 1.0, (loss_metric(loss, name), *near, *metrics), self._gate.decide(loss))
+
+
+@contextmanager
+def opened(graph: Path, stage: Stage, threads: int) -> Iterator[Engine]:
+    """Open a stage's graph with the served engine, and close it."""
+    engine = OnnxRuntimeEngine(graph, threads=threads, narrow_weights=stage.record.narrow_weights)
+    engine.load()
+    try:
+        yield engine
+    finally:
+        engine.close()
 
 
 def _flips(engine: Engine, rows: Sequence[Sequence[int]]) -> tuple[int, int]:

@@ -74,6 +74,8 @@ def answers_of(
     engine = OnnxRuntimeEngine(graph, threads=threads, narrow_weights=stage.record.narrow_weights)
     engine.load()
     try:
-        return np.stack(run_rows(engine, TextTokenizer(stage.tokenizer, stage.interface).encode(texts).ids, output))
+        return np.stack(
+            run_rows(engine, TextTokenizer(stage.tokenizer, stage.interface).encode(texts).ids, output)
+        )
     finally:
         engine.close()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from tremplin.optimize.compress.prune import Importance, measure_importance
 from tremplin.optimize.network.network import Network
@@ -43,5 +43,5 @@ def _label_loss(module: TorchNetwork, ids: Sequence[Sequence[int]], targets: Ten
 
 def _vector_loss(module: TorchNetwork, ids: Sequence[Sequence[int]], numbers: Numbers) -> Tensor:
     """How well texts tell themselves from the others of the batch: there is no label to ask for."""
-    vectors = F.normalize(module(*padded(ids, numbers)).embedding, dim=-1)
-    return F.cross_entropy(vectors @ vectors.detach().T * 20, torch.arange(len(numbers)))
+    vectors = functional.normalize(module(*padded(ids, numbers)).embedding, dim=-1)
+    return functional.cross_entropy(vectors @ vectors.detach().T * 20, torch.arange(len(numbers)))

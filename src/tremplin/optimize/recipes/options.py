@@ -7,15 +7,13 @@ from pathlib import Path
 
 from tremplin.errors import EngineFailed
 from tremplin.machine import Machine
-from tremplin.optimize.measure import Effort, measure_speed
 from tremplin.optimize.race import Result, Runner, race
 from tremplin.optimize.recipes.steps import Workshop
-from tremplin.optimize.recipes.study import RACE_TEXTS, Entry, Study
+from tremplin.optimize.recipes.study import RACE_TEXTS, Entry, Study, peak_memory
 from tremplin.optimize.slo import Choice, Option, Slo, pick
 from tremplin.serve.engines.catalogue import EngineName, EngineSpec, installed
 
 ENGINES = (EngineName.ONNX_RUNTIME, EngineName.OPENVINO)
-MEMORY = Effort(((1, 16), (32, 16)), rounds=1, seconds_per_round=0.02, latency_runs=10)
 
 
 @dataclass(frozen=True)
@@ -29,27 +27,27 @@ class Picked:
 def pick_for(study: Study, objective: Slo, workshop: Workshop, machine: Machine) -> Picked:
     """Return the cheapest option that meets an objective; every option is measured side by side.
 
-    Another engine than the one a version was judged with counts only where it gives the same labels on the texts of
-    the race: its loss is otherwise not known.
+    The loss of a version was measured with ONNX Runtime; on another engine it is not known, so an objective that
+    bounds the loss is picked among ONNX Runtime's options.
     """
     engines = [name for name in ENGINES if name in installed()]
     threads = sorted({1, machine.cores})
     texts = list(workshop.corpus.test.texts[:RACE_TEXTS])
     options: list[Option] = []
     for count in threads:
-        runners = [
-            _runner(entry, engine, count) for entry in study.entries for engine in engines
-        ]
+        runners = [_runner(entry, engine, count) for entry in study.entries for engine in engines]
         results = dict(zip(((r.name) for r in runners), race(runners, texts, rounds=3), strict=True))
         for entry in study.entries:
             for engine in engines:
                 found = results[_name(entry, engine)]
-                options.append(_option(entry, engine, count, found, machine))
+                options.append(_option(entry, engine, count, found))
     return Picked(pick(options, objective), tuple(options))
 
 
 def _runner(entry: Entry, engine: EngineName, threads: int) -> Runner:
-    return Runner(_name(entry, engine), _spec(entry, engine, threads), entry.stage.tokenizer, entry.finished.interface)
+    return Runner(
+        _name(entry, engine), _spec(entry, engine, threads), entry.stage.tokenizer, entry.finished.interface
+    )
 
 
 def _name(entry: Entry, engine: EngineName) -> str:
@@ -61,7 +59,7 @@ def _spec(entry: Entry, engine: EngineName, threads: int) -> EngineSpec:
     return EngineSpec(engine, str(Path(entry.graph)), threads, narrow_weights=narrow)
 
 
-def _option(entry: Entry, engine: EngineName, threads: int, found: Result, machine: Machine) -> Option:
+def _option(entry: Entry, engine: EngineName, threads: int, found: Result) -> Option:
     verdict = entry.evidence.verdict
     # The loss was measured with ONNX Runtime; what another engine loses is not known from it.
     is_judged = engine is EngineName.ONNX_RUNTIME
@@ -78,13 +76,6 @@ def _option(entry: Entry, engine: EngineName, threads: int, found: Result, machi
         size_bytes=float(entry.evidence.size_bytes),
     )
     try:
-        speed = measure_speed(
-            _spec(entry, engine, threads),
-            machine=machine,
-            max_tokens=entry.finished.interface.max_tokens,
-            vocab_size=entry.finished.interface.vocab_size,
-            effort=MEMORY,
-        )
+        return replace(option, memory_bytes=float(peak_memory(entry, _spec(entry, engine, threads))))
     except EngineFailed:
         return option
-    return replace(option, memory_bytes=float(speed.peak_memory_bytes))

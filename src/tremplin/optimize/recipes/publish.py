@@ -67,13 +67,15 @@ def publish_from_run(
     """
     file = _draft_file(run, name)
     if name not in drafts(run):
-        raise BadInput(f"The run {run.name!r} has no version {name!r}; it has {', '.join(drafts(run)) or 'none yet'}.")
+        raise BadInput(
+            f"The run {run.name!r} has no version {name!r}; it has {', '.join(drafts(run)) or 'none yet'}."
+        )
     content = json.loads(file.read_bytes())
     draft = load_manifest(json.dumps(content["manifest"]).encode())
     if (broken := draft.quality.broken_bounds()) and not forced:
         raise NotServable(
-            f"{name} did not pass the gate: {'; '.join(broken)}. Publish another version, or allow a larger loss and "
-            "run the command again."
+            f"{name} did not pass the gate: {'; '.join(broken)}. Publish another version, or allow a larger loss "
+            "and run the command again."
         )
     manifest = registry.publish(
         replace(draft, version=registry.next_version(draft.model, draft.version)),

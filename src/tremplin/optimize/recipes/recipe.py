@@ -1,12 +1,12 @@
 """A recipe: a name and a list of steps, as YAML says it.
 
-    name: balanced
-    steps:
-      - fine-tune: {epochs: 3}
-      - drop-layers: {keep: 4}
-      - prune: {heads: 0.5, feed-forward: 0.5}
-      - distil: {epochs: 6, augment: 2}
-      - quantize
+name: balanced
+steps:
+  - fine-tune: {epochs: 3}
+  - drop-layers: {keep: 4}
+  - prune: {heads: 0.5, feed-forward: 0.5}
+  - distil: {epochs: 6, augment: 2}
+  - quantize
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def _recipe(entry: Any, source: str) -> Recipe:
         raise BadInput(f"{source}: {name!r} cannot name a recipe; use lower-case letters, digits and '-'.")
     if not isinstance(steps, list) or not 0 < len(steps) <= MAX_STEPS:
         raise BadInput(f"{source}, recipe {name}: 'steps' must be a list of 1 to {MAX_STEPS} steps.")
-    return Recipe(name, tuple(_step(step, f"{source}, recipe {name}, step {n}") for n, step in enumerate(steps, 1)))
+    return Recipe(
+        name, tuple(_step(step, f"{source}, recipe {name}, step {n}") for n, step in enumerate(steps, 1))
+    )
 
 
 def _step(entry: Any, where: str) -> Step:

@@ -154,7 +154,9 @@ class _Teller:
 
     def end(self, state: RunState, *, error: str = "") -> None:
         share = 1.0 if state is RunState.DONE else self._run.share
-        self._folder.write(replace(self._run, state=state, error=error, share=share, seconds_left=None, updated_at=_now()))
+        self._folder.write(
+            replace(self._run, state=state, error=error, share=share, seconds_left=None, updated_at=_now())
+        )
 
 
 def _now() -> str:

@@ -28,6 +28,7 @@ PROBE = "a few words that every tokenizer can read"
 
 def first_stage(registry: Registry, source: Manifest, folder: Path) -> Stage:
     """Return the stage a recipe begins with: a published fp32 version."""
+    _remove_abandoned(folder)
     digest = source.artefact(MODEL_FILE).sha256
     key = stage_key("", "source", {"model": digest}, "", 0)
     found = find_stage(folder, key, None)
@@ -56,13 +57,14 @@ def run_recipe(recipe: Recipe, start: Stage, folder: Path, workshop: Workshop) -
 
 def run_step(step: Step, stage: Stage, folder: Path, workshop: Workshop) -> Stage:
     """Return the stage that a step makes out of another, from the folder when it is there."""
-    key = stage_key(stage.key, step.name, asdict(step), workshop.corpus.sha256, workshop.seed)  # type: ignore[call-overload]
+    options = asdict(step)  # type: ignore[call-overload]
+    key = stage_key(stage.key, step.name, options, workshop.corpus.sha256, workshop.seed)
     made = find_stage(folder, key, stage)
     if made is None:
         if not stage.record.is_trainable:
             raise PassFailed(
-                f"{step.name} comes after {stage.record.step}, which leaves a finished graph: nothing can change it. "
-                "Put quantize and half last."
+                f"{step.name} comes after {stage.record.step}, which leaves a finished graph: nothing can change "
+                "it. Put quantize and half last."
             )
         made = _worked(step, stage, folder, key, workshop)
     return replace(made, teacher=made) if step.makes_teacher else made
@@ -80,8 +82,8 @@ def _worked(step: Step, stage: Stage, folder: Path, key: str, workshop: Workshop
         if error.errno != errno.ENOSPC:
             raise
         raise OptimizeFailed(
-            f"The disk is full while {step.name} was writing under {folder}. Free space and run the command again: "
-            "finished steps are kept, and training goes on from its checkpoint."
+            f"The disk is full while {step.name} was writing under {folder}. Free space and run the command "
+            "again: finished steps are kept, and training goes on from its checkpoint."
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -100,9 +102,15 @@ def _check(made: Path, record: StageRecord, name: str) -> None:
     wanted = len(interface.labels) if interface.labels else interface.embedding_dim
     if not np.isfinite(answer).all() or (wanted and answer.shape[-1] != wanted):
         raise PassFailed(
-            f"{name} left a graph that gives {answer.shape} with{'' if np.isfinite(answer).all() else 'out'} finite "
-            f"numbers; ({wanted}) finite ones were expected. This is a bug: please report the recipe."
+            f"{name} left a graph that gives {answer.shape[-1]} numbers, some perhaps not finite; {wanted} finite "
+            "ones were expected. This is a bug: please report the recipe."
         )
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what a killed process was making; the run is held, so nobody else is making anything here."""
+    for left in folder.glob("making-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _aside(folder: Path) -> Path:

@@ -40,20 +40,23 @@ ORDER = (
 )  # fmt: skip
 
 
-def proposals(teacher: Step, depth: int, *, epochs: float = 3.0, augment: float = 1.0) -> list[Recipe]:
-    """Return the recipes of a search for a teacher with ``depth`` layers, in the order they are to be tried."""
+def proposals(teacher: Step | None, depth: int, *, epochs: float = 3.0, augment: float = 1.0) -> list[Recipe]:
+    """Return the recipes of a search, in the order they are to be tried.
+
+    ``teacher`` is the step that makes it, None when the version one begins with is it; ``depth`` are its layers.
+    """
     return [_recipe(teacher, shape, depth, epochs, augment) for shape in ORDER if shape.layers <= depth]
 
 
-def _recipe(teacher: Step, shape: Shape, depth: int, epochs: float, augment: float) -> Recipe:
+def _recipe(teacher: Step | None, shape: Shape, depth: int, epochs: float, augment: float) -> Recipe:
     name = f"l{shape.layers}" + ("" if shape.width == 1 else f"-w{round(100 * shape.width)}")
+    steps: list[Step] = [] if teacher is None else [teacher]
     if shape.layers == depth and shape.width == 1:
-        return recipe(name, teacher, Quantize())
+        return recipe(name, *steps, Quantize())
     trim = TrimVocabulary(words=WORDS)
     if shape.layers == 0:
         lesson = Distil(epochs=3 * epochs, augment=2 * augment, learning_rate=3e-3, patience=0)
-        return recipe(name, teacher, trim, Static(width=192, bigram_rows=8_000, inner=256), lesson, Quantize())
-    steps: list[Step] = [teacher]
+        return recipe(name, *steps, trim, Static(width=192, bigram_rows=8_000, inner=256), lesson, Quantize())
     if shape.width < 1:
         steps.append(Prune(heads=shape.width, feed_forward=shape.width))
     if shape.layers < depth:

@@ -255,8 +255,7 @@ class Distil:
         """Write the student after its lessons."""
         need_torch(workshop.threads)
         from tremplin.optimize.compress.distil import Distillation, teach
-        from tremplin.optimize.network.torch_network import TorchNetwork
-        from tremplin.optimize.training.answers import answer
+        from tremplin.optimize.recipes.teacher_answers import teacher_answers
         from tremplin.optimize.training.lesson import Lesson
         from tremplin.optimize.training.loop import Schedule
         from tremplin.optimize.training.objectives import IGNORED
@@ -273,9 +272,8 @@ class Distil:
             known = np.full(len(corpus.train), IGNORED, np.int64)
             checked = np.full(len(corpus.validation), IGNORED, np.int64)
         targets = np.concatenate([known, np.full(len(more), IGNORED, np.int64)])
-        shown = teacher.network()
-        module = TorchNetwork(shown)
-        theirs = _rows(teacher, texts)
+        shown, theirs = teacher_answers(teacher, texts, workshop.progress)
+        held_out_shown, _ = teacher_answers(teacher, corpus.validation.texts)
         schedule = Schedule(
             epochs=self.epochs, batch_rows=self.batch_rows, learning_rate=self.learning_rate,
             head_learning_rate=self.head_learning_rate, dropout=self.dropout, patience=self.patience,
@@ -288,11 +286,11 @@ class Distil:
         network, training = teach(
             student,
             Lesson(_rows(stage, texts), targets),
-            answer(module, theirs, workshop.progress),
+            shown,
             Lesson(_rows(stage, corpus.validation.texts), checked),
-            answer(module, _rows(teacher, corpus.validation.texts)),
+            held_out_shown,
             options,
-            deep_teacher=(shown, theirs) if self.states_weight or self.attention_weight else None,
+            deep_teacher=(teacher.network(), theirs) if self.states_weight or self.attention_weight else None,
             checkpoint=checkpoint,
             progress=workshop.progress,
         )
@@ -311,13 +309,12 @@ class Distil:
         if not count:
             return []
         from tremplin.optimize.compress.augment import Variations, near_words, words_of
-        from tremplin.optimize.network.torch_network import TorchNetwork
-        from tremplin.optimize.training.answers import answer
+        from tremplin.optimize.recipes.teacher_answers import teacher_answers
 
         texts = workshop.corpus.train.texts
         words = words_of(texts)
-        vectors = answer(TorchNetwork(teacher.network()), _rows(teacher, words)).embeddings
-        return Variations(texts, near_words(words, vectors), seed=workshop.seed).make(count)
+        vectors, _ = teacher_answers(teacher, words)
+        return Variations(texts, near_words(words, vectors.embeddings), seed=workshop.seed).make(count)
 
 
 @dataclass(frozen=True)
@@ -376,7 +373,10 @@ class DropLayers:
         write_network(shallower, out / MODEL_FILE)
         shutil.copyfile(stage.tokenizer, out / TOKENIZER_FILE)
         return StageRecord(
-            _named(self), stage.interface, is_trainable=True, facts={"layers": list(kept), "shape": shallower.shape}
+            _named(self),
+            stage.interface,
+            is_trainable=True,
+            facts={"layers": list(kept), "shape": shallower.shape},
         )
 
 
@@ -402,9 +402,7 @@ class TrimVocabulary:
         (out / TOKENIZER_FILE).write_text(trimmed.tokenizer, "utf-8")
         facts: dict[str, object] = {
             "words": len(trimmed.kept),
-            "resegmented_validation": resegmented(
-                stage.tokenizer, out / TOKENIZER_FILE, corpus.validation.texts
-            ),
+            "resegmented_validation": resegmented(stage.tokenizer, out / TOKENIZER_FILE, corpus.validation.texts),
         }
         if corpus.out_of_scope:
             facts["resegmented_out_of_scope"] = resegmented(
@@ -498,7 +496,12 @@ class Quantize:
         aside.unlink()
         shutil.copyfile(stage.tokenizer, out / TOKENIZER_FILE)
         return StageRecord(
-            _named(self), stage.interface, is_trainable=False, narrow_weights=narrow, is_quantized=True, notes=notes
+            _named(self),
+            stage.interface,
+            is_trainable=False,
+            narrow_weights=narrow,
+            is_quantized=True,
+            notes=notes,
         )
 
 
@@ -551,7 +554,7 @@ def _lesson(stage: Stage, texts: Sequence[str], targets):  # type: ignore[no-unt
 
 
 def _features(stage: Stage, texts: Sequence[str], workshop: Workshop):  # type: ignore[no-untyped-def]
-    """Return the sentence vectors of texts, (n, dim), by the served engine: the head meets what it will be given."""
+    """Return the sentence vectors of texts, (n, dim), by the served engine, as the head will meet them."""
     engine = OnnxRuntimeEngine(stage.graph, threads=workshop.threads, narrow_weights=stage.record.narrow_weights)
     engine.load()
     try:

@@ -10,20 +10,26 @@ A study that is stopped goes on where it was: stages and evidence that are there
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tremplin.errors import BadInput, TremplinError
+from tremplin.machine import read_machine
 from tremplin.optimize.front import Objective, front
 from tremplin.optimize.gate import Gate
+from tremplin.optimize.measure import Effort, measure_speed
 from tremplin.optimize.passes.cascade import Cascade
 from tremplin.optimize.race import Result, Runner, race
-from tremplin.optimize.recipes.evidence import Evidence, Examiner, keep_evidence, load_evidence
-from tremplin.optimize.recipes.finish import Finished, answers_of, finish_classifier
+from tremplin.optimize.recipes.evidence import ClassifierExaminer, Evidence, Examiner, keep_evidence, load_evidence
+from tremplin.optimize.recipes.finish import Finished, answers_of
 from tremplin.optimize.recipes.recipe import Recipe
 from tremplin.optimize.recipes.runner import run_recipe
 from tremplin.optimize.recipes.stage import Stage, stage_key
@@ -34,13 +40,16 @@ from tremplin.registry.manifest import MODEL_FILE
 from tremplin.serve.engines.catalogue import EngineName, EngineSpec
 
 OBJECTIVES = (
-    Objective("accuracy", higher_is_better=True),
+    Objective("quality", higher_is_better=True),
     Objective("p50_ms"),
     Objective("rate_per_s", higher_is_better=True),
+    Objective("memory_bytes"),
     Objective("size_bytes"),
 )
 RACE_TEXTS = 512
+MEMORY = Effort(((1, 16), (4, 16), (16, 16), (32, 16)), rounds=1, seconds_per_round=0.02, latency_runs=10)
 REFERENCE = "reference"
+SOFTWARE = ("torch", "onnxruntime", "onnx", "numpy", "tokenizers")
 
 
 @dataclass(frozen=True)
@@ -83,17 +92,22 @@ class Entry:
     evidence: Evidence
     speed: Result | None = None
     on_front: bool = False
+    quality: str = "accuracy"
+    """The metric it is ordered by."""
+    memory_bytes: int = 0
+    """Peak resident memory of a process that loads it and runs a batch of 32."""
     facts: dict[str, Any] = field(default_factory=dict)
 
     def figures(self) -> dict[str, float]:
         """Return what the front is drawn over."""
         if self.speed is None:
             raise ValueError("an entry that was not raced has no figures; this is a bug")
-        accuracy = self.evidence.metric("accuracy")
+        quality = self.evidence.metric(self.quality)
         return {
-            "accuracy": accuracy.value if accuracy else float("nan"),
+            "quality": quality.value if quality else float("nan"),
             "p50_ms": self.speed.p50_ms,
             "rate_per_s": self.speed.rate_per_s,
+            "memory_bytes": float(self.memory_bytes),
             "size_bytes": float(self.evidence.size_bytes),
         }
 
@@ -134,13 +148,15 @@ def run_study(
     workshop: Workshop,
     options: StudyOptions,
     *,
+    examiner: Examiner | None = None,
     cascades: Sequence[CascadeRecipe] = (),
     progress: Progress = silent,
     wants_more: Callable[[Recipe], bool] = lambda _: True,
 ) -> Study:
     """Work all recipes, judge what they made against the first teacher, race them and draw the front.
 
-    ``wants_more`` is asked before each recipe; a search says no when its time is over.
+    ``examiner`` judges classifiers on the corpus's test texts when none is given. ``wants_more`` is asked before
+    each recipe; a search says no when its time is over.
     A recipe that fails is reported and the others go on; when the very first step fails there is nothing to
     compare with and its error is raised.
     """
@@ -157,10 +173,12 @@ def run_study(
             if not made:
                 raise
             failures.append(Failure(recipe.name, str(error)))
-    judge = _Judge(folder, workshop, options)
+    judge = _Judge(folder, workshop, options, examiner)
     teacher = made[0][1].teacher
     if teacher is None:
-        raise BadInput("The first recipe has no step that makes a teacher: begin it with fine-tune, head or few-shot.")
+        raise BadInput(
+            "The first recipe has no step that makes a teacher: begin it with fine-tune, head or few-shot."
+        )
     entries = [judge.entry(REFERENCE, "", teacher)]
     for number, (recipe, stage) in enumerate(made):
         progress(f"judge {recipe.name}", 0.8 + 0.1 * number / len(made))
@@ -169,28 +187,35 @@ def run_study(
         entries.append(judge.cascade(cascade, entries))
     progress("race", 0.92)
     study = Study(tuple(_raced(entries, workshop, options)), tuple(failures))
-    write_atomically(folder / "study.json", json.dumps(as_json(study), ensure_ascii=False, indent=1).encode())
+    document = as_json(study) | _circumstances(workshop, options)
+    write_atomically(folder / "study.json", json.dumps(document, ensure_ascii=False, indent=1).encode())
     return study
+
+
+def classifier_examiner(workshop: Workshop, options: StudyOptions) -> Examiner:
+    """Return what judges classifiers on the test texts of the workshop's corpus."""
+    gate = Gate(options.allowed_points, class_tolerance_points=options.class_tolerance_points)
+    return ClassifierExaminer(
+        workshop.corpus,
+        gate,
+        target_accuracy=options.target_accuracy,
+        threads=workshop.threads,
+        seed=workshop.seed,
+    )
 
 
 class _Judge:
     """Finishes and judges stages, and keeps what it found."""
 
-    def __init__(self, folder: Path, workshop: Workshop, options: StudyOptions) -> None:
-        self._folder, self._workshop, self._options = folder / "versions", workshop, options
-        gate = Gate(options.allowed_points, class_tolerance_points=options.class_tolerance_points)
-        self._examiner = Examiner(workshop.corpus, gate, threads=workshop.threads, seed=workshop.seed)
+    def __init__(self, folder: Path, workshop: Workshop, options: StudyOptions, examiner: Examiner | None) -> None:
+        self._folder, self._workshop = folder / "versions", workshop
+        self._examiner = examiner or classifier_examiner(workshop, options)
         self._options_key = repr((options.allowed_points, options.class_tolerance_points, options.target_accuracy))
         self._reference_key = ""
 
     def entry(self, name: str, recipe: str, stage: Stage) -> Entry:
-        return self._judged(name, recipe, stage, lambda path: self._finish(stage, path))
-
-    def _finish(self, stage: Stage, path: Path) -> Finished:
-        return finish_classifier(
-            stage, self._workshop.corpus, path,
-            threads=self._workshop.threads, target_accuracy=self._options.target_accuracy,
-        )  # fmt: skip
+        """Finish and judge a stage."""
+        return self._judged(name, recipe, stage, lambda path: self._examiner.finish(stage, path))
 
     def _judged(
         self, name: str, recipe: str, stage: Stage, finish: Callable[[Path], Finished], extra: str = "",
@@ -200,17 +225,19 @@ class _Judge:
         place = self._folder / key
         place.mkdir(parents=True, exist_ok=True)
         finished = finish(place / MODEL_FILE)
+        is_reference = not self._reference_key
         evidence = load_evidence(place / "evidence.json")
-        if evidence is None or not self._reference_key:
-            answered = self._examiner.answers(finished, stage)
-            if not self._reference_key:
-                self._examiner.set_reference(answered)
-            evidence = self._examiner.evidence(finished, stage, answered)
+        # The reference's answers are needed in any case: the others are judged against them.
+        if evidence is None or is_reference:
+            evidence = self._examiner.examine(finished, stage)
             keep_evidence(place / "evidence.json", evidence)
-        if not self._reference_key:
+        if is_reference:
             self._reference_key = stage.key
         facts = {key: value for record in stage.lineage for key, value in record.facts.items()} | (facts or {})
-        return Entry(name, stage.steps[1:], recipe, finished.graph, stage, finished, evidence, facts=facts)
+        return Entry(
+            name, stage.steps[1:], recipe, finished.graph, stage, finished, evidence,
+            quality=self._examiner.quality, facts=facts,
+        )  # fmt: skip
 
     def cascade(self, wanted: CascadeRecipe, entries: Sequence[Entry]) -> Entry:
         """Join two entries at the threshold that validation texts allow."""
@@ -230,12 +257,16 @@ class _Judge:
             return replace(then.finished, graph=path)
 
         facts: dict[str, Any] = {"threshold": threshold, "escalated_validation": share}
-        sure = answers_of(first.graph, first.stage, corpus.test.texts, "probabilities", threads=threads).max(axis=1)
+        sure = answers_of(first.graph, first.stage, corpus.test.texts, "probabilities", threads=threads).max(
+            axis=1
+        )
         facts["escalated_test"] = float((sure < threshold).mean())
         if corpus.out_of_scope:
             far = answers_of(first.graph, first.stage, corpus.out_of_scope, "probabilities", threads=threads)
             facts["escalated_out_of_scope"] = float((far.max(axis=1) < threshold).mean())
-        entry = self._judged(wanted.name, "", stage, finish, f"cascade {wanted} {first.stage.key} {threshold}", facts)
+        entry = self._judged(
+            wanted.name, "", stage, finish, f"cascade {wanted} {first.stage.key} {threshold}", facts
+        )
         steps = (*then.steps, f"cascade(first={wanted.first}, threshold={threshold:.3f})")
         return replace(entry, steps=steps)
 
@@ -275,9 +306,25 @@ def _raced(entries: Sequence[Entry], workshop: Workshop, options: StudyOptions) 
         for entry in entries
     ]  # fmt: skip
     results = race(runners, chosen, rounds=options.race_rounds, seconds=options.race_seconds, seed=workshop.seed)
-    raced = [replace(entry, speed=result) for entry, result in zip(entries, results, strict=True)]
+    raced = [
+        replace(entry, speed=result, memory_bytes=peak_memory(entry, runner.engine))
+        for entry, runner, result in zip(entries, runners, results, strict=True)
+    ]
     members = front([entry.figures() for entry in raced], OBJECTIVES)
     return [replace(entry, on_front=member) for entry, member in zip(raced, members, strict=True)]
+
+
+def peak_memory(entry: Entry, engine: EngineSpec) -> int:
+    """Return the peak resident memory, in bytes, of a process that loads a version and runs a batch of 32."""
+    interface = entry.finished.interface
+    speed = measure_speed(
+        engine,
+        machine=read_machine(),
+        max_tokens=interface.max_tokens,
+        vocab_size=interface.vocab_size,
+        effort=MEMORY,
+    )
+    return speed.peak_memory_bytes
 
 
 def as_json(study: Study) -> dict[str, Any]:
@@ -289,27 +336,64 @@ def as_json(study: Study) -> dict[str, Any]:
     }
 
 
+def _circumstances(workshop: Workshop, options: StudyOptions) -> dict[str, Any]:
+    """Return what was studied, where and how, as JSON values."""
+    corpus, machine = workshop.corpus, read_machine()
+    return {
+        "environment": {
+            "machine": f"{machine.cpu}, {machine.cores} cores, {' '.join(machine.flags)}, {machine.system}",
+            "threads": {"training": workshop.threads, "race": options.race_threads},
+            "versions": {name: version(name) for name in SOFTWARE if find_spec(name) is not None},
+            "python": platform.python_version(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+        "corpus": {
+            "name": corpus.name,
+            "sha256": corpus.sha256,
+            "train": len(corpus.train),
+            "validation": len(corpus.validation),
+            "test": len(corpus.test),
+            "unlabelled": len(corpus.unlabelled),
+            "out_of_scope": len(corpus.out_of_scope),
+            "labels": list(corpus.labels),
+            "notes": list(corpus.notes),
+        },
+        "seed": workshop.seed,
+        "allowed_points": options.allowed_points,
+        "class_tolerance_points": options.class_tolerance_points,
+    }
+
+
 def _entry_json(entry: Entry, reference: Entry) -> dict[str, Any]:
     verdict, speed = entry.evidence.verdict, entry.speed
     ratios = speed.against(reference.speed) if speed is not None and reference.speed is not None else None
     return {
         "name": entry.name,
+        "quality": entry.quality,
         "steps": list(entry.steps),
         "recipe": entry.recipe,
         "size_bytes": entry.evidence.size_bytes,
+        "memory_bytes": entry.memory_bytes or None,
         "metrics": [asdict(metric) for metric in entry.evidence.metrics],
         "passes": None if verdict is None else verdict.passes,
         "reasons": [] if verdict is None else list(verdict.reasons),
         "loss": None if verdict is None else asdict(verdict.loss),
+        "broken_classes": [] if verdict is None else [part.name for part in verdict.broken_classes],
+        "broken_slices": [] if verdict is None else [part.name for part in verdict.broken_slices],
         "speed": None if speed is None else asdict(speed),
         "faster_alone": None if ratios is None else list(ratios[0]),
         "faster_batched": None if ratios is None else list(ratios[1]),
         "on_front": entry.on_front,
         "facts": entry.facts,
-        "curves": [record.curve for record in entry.stage.lineage if record.curve is not None],
+        "curves": [record.curve | {"step": record.step} for record in entry.stage.lineage if record.curve],
+        "lineage": [
+            {"step": record.step, "seconds": record.seconds, "facts": record.facts, "notes": list(record.notes)}
+            for record in entry.stage.lineage
+        ],
         "seconds": {record.step: record.seconds for record in entry.stage.lineage},
         "classes": [{"name": part.name, **asdict(part.loss)} for part in entry.evidence.classes],
         "slices": [{"name": part.name, **asdict(part.loss)} for part in entry.evidence.slices],
+        "report": entry.evidence.report,
     }
 
 

@@ -63,7 +63,7 @@ def read_labelled_words(path: Path) -> LabelledWords:
         raise TrainingRefused(f"{path.name} holds {len(words)} texts; at least {MIN_TEXTS} are needed.")
     names = sorted({label for row in labels for label in row}, key=lambda label: (label != "O", label))
     if len(names) < 2:
-        raise TrainingRefused(f"{path.name}: every word has the label {names[0]!r}; at least 2 labels are needed.")
+        raise TrainingRefused(f"{path.name}: every word has the label {names[0]!r}; at least 2 are needed.")
     return LabelledWords(path.name, tuple(words), tuple(labels), tuple(names))
 
 
@@ -90,7 +90,7 @@ def _row(line: str, path: Path, number: int) -> tuple[tuple[str, ...], tuple[str
     is_right = words and len(words) == len(labels) and all(isinstance(x, str) and x for x in (*words, *labels))
     if not is_right:
         raise TrainingRefused(
-            f'{path.name}, line {number}: expected {{"words": ["..."], "labels": ["..."]}}, two lists of one length '
+            f'{path.name}, line {number}: expected {{"words": ["..."], "labels": ["..."]}}, lists of one length '
             "whose entries are not empty."
         )
     return words, labels

@@ -8,23 +8,22 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
 
-
 from tremplin.machine import Machine
 from tremplin.optimize.gate import Gate
 from tremplin.optimize.measure import QUICK, Effort
 from tremplin.optimize.publish import check_model_name, measure_and_record
 from tremplin.optimize.recipes.corpus import Corpus
-from tremplin.optimize.recipes.evidence import Examiner
-from tremplin.optimize.recipes.finish import finish_classifier
+from tremplin.optimize.recipes.evidence import ClassifierExaminer
+from tremplin.optimize.recipes.ranks import rank_metrics
 from tremplin.optimize.recipes.recipe import recipe
 from tremplin.optimize.recipes.runner import first_stage, run_recipe
 from tremplin.optimize.recipes.stage import Stage
 from tremplin.optimize.recipes.steps import Step, TrainOnPairs, Workshop
-from tremplin.optimize.recipes.ranks import rank_metrics
 from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
 from tremplin.registry.passport import Bound, Quality
 from tremplin.registry.store import Registry
 
+NO_WORSE = Bound("reciprocal_rank_loss_points", at_most=0.0)
 SOFTWARE = ("onnxruntime", "onnx", "numpy", "tokenizers", "torch")
 
 
@@ -50,12 +49,11 @@ def train_classifier(
     corpus = workshop.corpus
     stage = _trained(registry, source, run, workshop, order)
     with tempfile.TemporaryDirectory(prefix="tremplin-") as folder:
-        finished = finish_classifier(
-            stage, corpus, Path(folder) / MODEL_FILE,
-            threads=workshop.threads, target_accuracy=order.target_accuracy,
-        )  # fmt: skip
-        examiner = Examiner(corpus, Gate(0.0), threads=workshop.threads, seed=workshop.seed)
-        evidence = examiner.evidence(finished, stage, examiner.answers(finished, stage))
+        examiner = ClassifierExaminer(
+            corpus, Gate(0.0), target_accuracy=order.target_accuracy, threads=workshop.threads, seed=workshop.seed
+        )
+        finished = examiner.finish(stage, Path(folder) / MODEL_FILE)
+        evidence = examiner.examine(finished, stage)
         majority = max(Counter(corpus.train.labels).values()) / len(corpus.train)
         manifest = registry.publish(
             _manifest(
@@ -88,7 +86,7 @@ def train_encoder(
         _manifest(
             registry, source, stage, workshop, order,
             interface=stage.interface,
-            quality=_quality(workshop.corpus, workshop, metrics, Bound("reciprocal_rank_loss_points", at_most=0.0)),
+            quality=_quality(workshop.corpus, workshop, metrics, NO_WORSE),
             report={"training": _told(stage)},
         ),
         {MODEL_FILE: stage.graph, TOKENIZER_FILE: stage.tokenizer},
@@ -147,5 +145,3 @@ def no_corpus(name: str, sha256: str) -> Corpus:
 
     empty = LabelledTexts(name, (), (), (), sha256)
     return Corpus(name, sha256, empty, empty, empty)
-
-

@@ -56,7 +56,8 @@ def train_words(
     for part in parts:
         encoded = tokenizer.encode_batch([list(words) for words in part.words], is_pretokenized=True)
         targets = [
-            token_targets(e.word_ids, labels, data.label_names) for e, labels in zip(encoded, part.labels, strict=True)
+            token_targets(e.word_ids, labels, data.label_names)
+            for e, labels in zip(encoded, part.labels, strict=True)
         ]
         lessons.append(TokenLesson([list(e.ids) for e in encoded], targets))
     schedule = Schedule(
@@ -86,10 +87,13 @@ def train_words(
                 interface=replace(
                     source.interface, task=Task.TOKEN_CLASSIFICATION, labels=data.label_names, embedding_dim=None
                 ),
-                origin=replace(source.origin, source=source.ref, recipe=(*source.origin.recipe, "fine-tune-words")),
+                origin=replace(
+                    source.origin, source=source.ref, recipe=(*source.origin.recipe, "fine-tune-words")
+                ),
                 artefacts=(),
                 quality=Quality(
-                    "held-out labels", data.source, "", seed, metrics, (Bound("word_accuracy", at_least=majority),),
+                    "held-out labels", data.source, "", seed, metrics,
+                    (Bound("word_accuracy", at_least=majority),),
                     {name: installed(name) for name in SOFTWARE},
                 ),
                 report={"training": training.as_json()},

@@ -90,11 +90,15 @@ def report_page(manifests: Sequence[Manifest], speeds: Speeds, *, command: str) 
 
 def render(template: str, page: object) -> str:
     """Return a page drawn by one of our templates, with the style they share; ``page`` is its context."""
-    return _environment().get_template(template).render(
-        page=page,
-        style=Markup(_style()),  # noqa: S704 (our own file)
-        style_source=style_source(),
-        svg=Markup,
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            page=page,
+            style=Markup(_style()),  # noqa: S704 (our own file)
+            style_source=style_source(),
+            svg=Markup,
+        )
     )
 
 

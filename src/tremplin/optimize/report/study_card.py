@@ -132,7 +132,7 @@ def _steps(entry: StudyEntry) -> Table:
             (
                 words(record.step),
                 figure(seconds_in_words(record.seconds)),
-                words(". ".join(part for part in (facts_in_words(record.facts), *record.notes) if part) or "—"),
+                words(facts_in_words(record.facts) or "—"),
             )
         )
         for record in steps_of(entry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tremplin.optimize.report.cells import Row, Table, figure, words
 from tremplin.optimize.report.evidence import Confusion, read_evidence
 from tremplin.optimize.report.figures import Figure, calibration_figure
 from tremplin.optimize.report.numbers import NO_BREAK_SPACE, alone, count, significant, size
@@ -17,12 +18,11 @@ from tremplin.optimize.report.study_file import Curve, StudyEntry, StudyFile
 from tremplin.optimize.report.study_findings import ACCURACY, chosen_of, points, verdict_in_words
 from tremplin.optimize.report.study_steps import TRAINED, kind_of, steps_of
 from tremplin.optimize.report.study_tables import confused_pairs, confused_table, curve_table, front_table
-from tremplin.optimize.report.cells import Row, Table, figure, words
 
 FAR_APART = 8.0
 """From this ratio of latencies on, the axis is logarithmic: on a linear one the fast ones would be one blot."""
-MAX_CONFUSED_LABELS = 12
-"""Labels in the picture of confusions: those of the commonest pairs, as many as can be read."""
+MAX_CONFUSED_LABELS = 8
+"""Labels in the picture of confusions: those of the commonest pairs, as many as a phone shows."""
 
 
 def front_figure(study: StudyFile) -> Figure | None:
@@ -55,7 +55,7 @@ def front_figure(study: StudyFile) -> Figure | None:
         drawn,
         x_label="p50 of one text, ms",
         y_label="Accuracy, %",
-        legend=f"area: size · ring: passes the gate{bold} · faint: another one beats it · bar: 95 % interval",
+        legend=f"area: size · ring: passes the gate{bold} · faint: beaten · bar: 95 % interval",
         is_x_log=bool(latencies) and max(latencies) > FAR_APART * min(latencies),
     )
     return Figure(svg, front_table(study), is_stacked=True)
@@ -143,7 +143,7 @@ def _curve_figure(step: str, curve: Curve, names: list[str], study: StudyFile) -
     last = max((point.epoch for point in curve.points), default=best.epoch)
     title = (
         f"{kind_of(step)} for {for_whom}: best score {alone(best.score)} "
-        f"after {significant(best.epoch, 2)} of {significant(last, 2)} epochs"
+        f"after {best.epoch:.3g} of {last:.3g} epochs"
     )
     return Figure(learning_chart(title, curve.points, best_step=best.step), curve_table(curve))
 
@@ -162,7 +162,9 @@ def _losses_title(study: StudyFile) -> str:
     judged = [entry for entry in study.entries if entry.loss is not None]
     if study.allowed_points is None:
         return "What each version may lose, up to the one-sided 95 % bound"
-    proven = [entry.name for entry in judged if entry.loss is not None and entry.loss.upper <= study.allowed_points]
+    proven = [
+        entry.name for entry in judged if entry.loss is not None and entry.loss.upper <= study.allowed_points
+    ]
     allowed = f"at most {study.allowed_points:g}{NO_BREAK_SPACE}points"
     who = f"{len(proven)} of {len(judged)}" if proven else "None"
     are = "is" if len(proven) < 2 else "are"

@@ -208,7 +208,9 @@ def _not_there(folder: RunFolder, run: Run | None) -> str:
         said = f"; there are {known}" if known else ""
         return f"There is no run {folder.name!r} in {folder.path.parent}{said}. `tremplin optimize --labelled` makes one."
     if run.state is RunState.RUNNING:
-        return f"The run {run.name!r} is at {run.share:.0%} ({run.step}); its report can be written when it is done."
+        return (
+            f"The run {run.name!r} is at {run.share:.0%} ({run.step}); its report can be written when it is done."
+        )
     why = f": {run.error}" if run.error else ""
     return f"The run {run.name!r} has {run.state.value} before its end{why}. Go on with it: `{run.command}`."
 

@@ -101,7 +101,7 @@ def verdict_in_words(entry: StudyEntry) -> str:
         return "✓ passes"
     broken = len(broken_classes(entry)), len(broken_slices(entry))
     said = [_counted(count, one, many) for count, (one, many) in zip(broken, PARTS, strict=True) if count]
-    return f"✗ {' and '.join(said)} broken" if said else "✗ loss not proven small enough"
+    return f"✗ {' and '.join(said)} broken" if said else "✗ not proven"
 
 
 def broken_classes(entry: StudyEntry) -> tuple[Part, ...]:
@@ -170,10 +170,11 @@ def _choice(study: StudyFile) -> str:
     if chosen is None or chosen.is_reference:
         return ""
     smaller = smaller_in_words(study.reference.size_bytes / chosen.size_bytes) if chosen.size_bytes else ""
-    batched = f"in batches it is {ratio_in_words(chosen.faster_batched)}" if chosen.faster_batched else ""
-    said = ", ".join(part for part in (f"It is {smaller} than the reference" if smaller else "", batched) if part)
-    fastest = f"Of the versions that pass, {chosen.name} answers one text fastest"
-    return f"{fastest}. {said}." if said else f"{fastest}."
+    fastest = f"Of the versions that pass, {chosen.name} answers one text fastest."
+    batched = f"In batches it is {ratio_in_words(chosen.faster_batched)}." if chosen.faster_batched else ""
+    link = "as" if smaller.startswith("about as") else "than"
+    said = f"It is {smaller} {link} the reference." if smaller else ""
+    return " ".join(part for part in (fastest, said, batched) if part)
 
 
 def _others(study: StudyFile) -> str:
@@ -187,7 +188,7 @@ def _others(study: StudyFile) -> str:
         else entry.name
         for entry in failing
     ]
-    return f"{_counted(len(failing), 'version', 'versions')} of {len(judged)} must not replace it: {_listed(told)}."
+    return f"{_counted(len(failing), 'version', 'versions')} of {len(judged)} must not replace the reference: {_listed(told)}."
 
 
 def _proof(study: StudyFile) -> str:
@@ -210,7 +211,11 @@ def _race(study: StudyFile) -> str:
     where = machine_in_words(study)
     rounds = len(speed.alone_per_s)
     said = f"Speed is from one race of all versions in turn, {_counted(rounds, 'round', 'rounds')}"
-    return f"{said} on {where}; it holds for this machine only." if where else f"{said}; the machine was not recorded."
+    return (
+        f"{said} on {where}; it holds for this machine only."
+        if where
+        else f"{said}; the machine was not recorded."
+    )
 
 
 def machine_in_words(study: StudyFile) -> str:

@@ -1,6 +1,6 @@
 """The report of a study as one HTML page that needs nothing but itself.
 
-    study.json -> study_file -> findings, tables, figures -> StudyContext -> templates/study.html
+study.json -> study_file -> findings, tables, figures -> StudyContext -> templates/study.html
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from tremplin.optimize.report.study_findings import (
     machine_in_words,
     remarks,
     shown_first,
-    verdict_in_words,
 )
 from tremplin.optimize.report.study_steps import steps_of
 from tremplin.optimize.report.study_tables import (
@@ -146,7 +145,7 @@ def _errors_of(entry: StudyEntry, study: StudyFile, *, is_first: bool) -> Errors
     losses = class_losses_table(entry)
     return Errors(
         name=entry.name,
-        summary=verdict_in_words(entry) if entry.is_reference else classes_in_words(entry),
+        summary="the others are judged against it" if entry.is_reference else classes_in_words(entry),
         is_open=is_first or bool(broken_classes(entry)),
         classes=losses if losses.rows else None,
         figures=tuple(item for item in figures if item is not None),

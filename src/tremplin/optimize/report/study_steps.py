@@ -154,7 +154,10 @@ def _threshold(facts: Facts) -> str:
 
 SENTENCES: tuple[tuple[tuple[str, ...], Callable[[Facts], str]], ...] = (
     (("layers",), _layers),
-    (("encoder_weights_kept",), lambda f: f"{per_cent(float(f['encoder_weights_kept']))} of the layers’ weights kept"),
+    (
+        ("encoder_weights_kept",),
+        lambda f: f"{per_cent(float(f['encoder_weights_kept']))} of the layers’ weights kept",
+    ),
     (("words",), lambda f: f"{number(int(f['words']))} words of the vocabulary kept"),
     (("resegmented_validation",), _resegmented),
     (("texts",), lambda f: f"learned from {number(int(f['texts']))} texts"),
@@ -162,7 +165,7 @@ SENTENCES: tuple[tuple[tuple[str, ...], Callable[[Facts], str]], ...] = (
     (("l2",), lambda f: f"L2 penalty {significant(float(f['l2']))}"),
     (("temperature",), lambda f: f"temperature {significant(float(f['temperature']))}"),
     (("threshold",), _threshold),
-    (("shape",), lambda f: f"now {f['shape']}"),
+    (("shape",), lambda f: str(f["shape"])),
 )
 ASIDE = ("resegmented_out_of_scope", "escalated_validation", "escalated_test", "escalated_out_of_scope")
 """Facts told in another one's sentence."""

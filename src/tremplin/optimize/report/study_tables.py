@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from tremplin.optimize.race import BATCH_ROWS
 from tremplin.optimize.report.cells import Cell, Row, Table, Tone, code, figure, words
@@ -79,9 +80,12 @@ def study_versions_table(study: StudyFile) -> Table:
     def row(label: str, cell: Callable[[StudyEntry], Cell], note: str = "") -> Row:
         return Row((words(label, note), *(cell(entry) for entry in entries)))
 
-    rows = [Row((words("Verdict"),)), row("Gate", verdict_cell)]
+    rows = [Row((words("Verdict"),))]
     rows.append(row("Loss", loss_cell, "points of accuracy; “at most” is the one-sided 95 % bound"))
-    rows.append(row("Rows lost and gained", _lost_and_gained, "where only the reference is right, and only the version"))
+    rows.append(
+        row("Rows lost and gained", _lost_and_gained, "where only the reference is right, and only the version")
+    )
+    rows.append(row("Gate", lambda entry: replace(verdict_cell(entry), is_number=True)))
     rows += [Row((words("Cost"),)), row("Size", lambda entry: _size_cell(entry, reference), "graph and tokenizer")]
     if any(entry.memory_bytes for entry in entries):
         rows.append(row("Peak memory", _memory_cell))
@@ -90,12 +94,20 @@ def study_versions_table(study: StudyFile) -> Table:
     for label, name in (("p50", "p50_ms"), ("p95", "p95_ms"), ("p99", "p99_ms")):
         note = f"one text alone, {number(runs)} runs or fewer" if name == "p50_ms" else ""
         rows.append(row(f"Latency {label}", lambda entry, name=name: _latency_cell(entry, name), note))  # type: ignore[misc]
-    rows.append(row("Rate", _rate_cell, f"in batches of {BATCH_ROWS} as texts come; median and spread over rounds"))
-    rows.append(row("Faster alone", lambda entry: ratio_cell(entry.faster_alone), "median and spread of the rounds’ ratios"))
+    rows.append(
+        row("Rate", _rate_cell, f"in batches of {BATCH_ROWS} as texts come; median and spread over rounds")
+    )
+    rows.append(
+        row(
+            "Faster alone", lambda entry: ratio_cell(entry.faster_alone), "median and spread of the rounds’ ratios"
+        )
+    )
     rows.append(row("Faster in batches", lambda entry: ratio_cell(entry.faster_batched)))
     rows.append(Row((words("Quality, with the 95 % interval"),)))
     for name in metric_names(entries):
-        rows.append(row(read_as(name).label, lambda entry, name=name: _metric_cell(entry, name), read_as(name).meaning))  # type: ignore[misc]
+        rows.append(
+            row(read_as(name).label, lambda entry, name=name: _metric_cell(entry, name), read_as(name).meaning)
+        )  # type: ignore[misc]
     if any(entry.published for entry in entries):
         rows += [Row((words("Registry"),)), row("Published as", lambda entry: code(entry.published or ""))]
     return Table("Versions side by side", ("", *(entry.name for entry in entries)), tuple(rows))
@@ -133,8 +145,8 @@ def class_losses_table(entry: StudyEntry) -> Table:
     """Return the classes that lose something: broken ones first, then the worst first."""
     broken = broken_classes(entry)
     rows = tuple(_part_row(part, is_broken=part in broken) for part in losing(entry))
-    head = ("Class", "Verdict", "Loss in points", "Texts lost", "Gained", "Of")
-    return Table(f"Classes that {entry.name} loses on", head, rows)
+    head = ("Class", "Loss, points", "Texts lost", "Gained", "Of")
+    return Table(f"What {entry.name} loses by class, worst first", head, rows)
 
 
 def slices_table(study: StudyFile) -> Table:
@@ -144,7 +156,12 @@ def slices_table(study: StudyFile) -> Table:
     by_name = [(entry, {part.name: part for part in entry.slices}, broken_slices(entry)) for entry in judged]
     sizes = {part.name: part.n for entry in judged for part in entry.slices}
     rows = [
-        Row((words(name, f"{count(sizes[name])} texts"), *(_slice_cell(parts.get(name), b) for _, parts, b in by_name)))
+        Row(
+            (
+                words(name, f"{count(sizes[name])} texts"),
+                *(_slice_cell(parts.get(name), b) for _, parts, b in by_name),
+            )
+        )
         for name in names
     ]
     head = ("Slice", *(entry.name for entry in judged))
@@ -167,7 +184,7 @@ def confused_table(entry: StudyEntry, reference: StudyEntry, most: int = 10) -> 
         )
         for true, predicted, texts in confused_pairs(entry)[:most]
     ]
-    head = ("True label", "Read as", "Texts", "By the reference")
+    head = ("True label", "Read as", "Texts", "Reference")
     return Table("The commonest confusions", head, tuple(rows))
 
 
@@ -195,7 +212,7 @@ def curve_table(curve: Curve) -> Table:
     rows = [
         Row(
             (
-                figure(significant(point.epoch, 2)),
+                figure(f"{point.epoch:.3g}"),
                 figure(number(point.step)),
                 figure(significant(point.score, 4)),
                 figure(significant(point.loss)),
@@ -219,8 +236,10 @@ def steps_table(study: StudyFile) -> Table:
         records = steps_of(entry)
         for position, record in enumerate(records, 1):
             by = seen.setdefault(tuple(item.step for item in records[:position]), entry.name)
-            time = figure(seconds_in_words(record.seconds)) if by == entry.name else figure("—", f"worked for {by}")
-            said = ". ".join(part for part in (facts_in_words(record.facts), *record.notes) if part)
+            time = (
+                figure(seconds_in_words(record.seconds)) if by == entry.name else figure("—", f"worked for {by}")
+            )
+            said = facts_in_words(record.facts)
             rows.append(Row((words(record.step), time, words(said[:1].upper() + said[1:] or "—"))))
     total = seconds_in_words(worked_seconds(study.entries))
     return Table(f"Steps, {total} of work in all", ("Step", "Time", "What it did"), tuple(rows))
@@ -272,7 +291,10 @@ def _environment(study: StudyFile) -> Iterator[tuple[str, Cell]]:
     yield "Texts", words(_texts(study))
     yield "Labels", words(_labels(study))
     yield "Seed", words(NOT_RECORDED if study.seed is None else str(study.seed))
-    yield "Allowed loss", words(NOT_RECORDED if study.allowed_points is None else f"{study.allowed_points:g} points")
+    yield (
+        "Allowed loss",
+        words(NOT_RECORDED if study.allowed_points is None else f"{study.allowed_points:g} points"),
+    )
     if study.class_tolerance_points is not None:
         yield "Tolerated in one class or slice", words(f"{study.class_tolerance_points:g} points, when proven")
 
@@ -299,7 +321,11 @@ def _labels(study: StudyFile) -> str:
 
 def _lost_and_gained(entry: StudyEntry) -> Cell:
     loss = entry.loss
-    return figure("—") if loss is None else figure(f"{number(loss.lost)} and {number(loss.gained)}", f"of {number(loss.n)}")
+    return (
+        figure("—")
+        if loss is None
+        else figure(f"{number(loss.lost)} and {number(loss.gained)}", f"of {number(loss.n)}")
+    )
 
 
 def _size_cell(entry: StudyEntry, reference: StudyEntry) -> Cell:
@@ -329,11 +355,11 @@ def _metric_cell(entry: StudyEntry, name: str) -> Cell:
 
 
 def _part_row(part: Part, *, is_broken: bool) -> Row:
+    tone: Tone = "bad" if is_broken else ""
     return Row(
         (
-            words(part.name),
-            words("✗ broken" if is_broken else "not proven broken", tone="bad" if is_broken else "muted"),
-            figure(points(part.points), f"[{points(part.low)}, {points(part.high)}]", tone="bad" if is_broken else ""),
+            words(part.name, "✗ broken" if is_broken else "", tone=tone),
+            figure(points(part.points), f"[{points(part.low)}, {points(part.high)}]", tone=tone),
             figure(count(part.lost)),
             figure(count(part.gained)),
             figure(count(part.n)),

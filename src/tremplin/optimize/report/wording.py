@@ -11,7 +11,19 @@ from dataclasses import dataclass
 from tremplin.optimize.report.numbers import NOT_MEASURED, alone, decimals_for, number, with_unit
 from tremplin.registry.passport import Metric
 
-SHARES = {"agreement", "accuracy", "precision", "recall", "f1", "share", "coverage", "ndcg", "hit", "rate", "flipped"}
+SHARES = {
+    "agreement",
+    "accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "share",
+    "coverage",
+    "ndcg",
+    "hit",
+    "rate",
+    "flipped",
+}
 # Already in percentage points, whatever they are points of.
 POINTS = "points"
 LESS_IS_BETTER = {"difference", "error", "loss", "dependence", "ece", "brier", "distance", "divergence", "flipped"}

@@ -18,7 +18,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tremplin.errors import PassFailed
 
@@ -205,32 +204,30 @@ def _is_by_column(weight: Scaled) -> bool:
 
 def _quantize(call: Call) -> Value:
     """Return whole numbers in float32; their type is what the zero point says, uint8 without one."""
-    scale, zero = call.inputs[1], call.optional(2)
+    tf, scale, zero = call.tf, _alone(call.inputs[1]), call.optional(2)
     kind = np.iinfo(np.uint8 if zero is None else zero.dtype)
-    offset = np.float32(0 if zero is None else zero)
-    tf = call.tf
+    offset = np.float32(0) if zero is None else np.asarray(_alone(zero), np.float32)
     return tf.clip_by_value(tf.round(call.x / scale) + offset, np.float32(kind.min), np.float32(kind.max))
 
 
 def _dequantize(call: Call) -> Value:
-    x, scale, zero = call.x, call.inputs[1], call.optional(2)
-    zero = np.float32(0) if zero is None else zero
-    if isinstance(x, np.ndarray):
-        by_axis = [1] * x.ndim
+    x, scale, zero = call.x, _alone(call.inputs[1]), _alone(call.optional(2))
+    zero = np.asarray(0 if zero is None else zero, np.float32)
+    if not isinstance(x, np.ndarray):
         if np.ndim(scale):
-            axis = int(call.attributes.get("axis", 1)) % x.ndim
-            by_axis[axis] = -1
-            if axis != x.ndim - 1:  # not by column: a product cannot take it afterwards
-                return (x.astype(np.float32) - _reshaped(zero, by_axis)) * _reshaped(scale, by_axis)
-        return Scaled(x.astype(np.float32) - _reshaped(zero, by_axis), scale)
-    if np.ndim(scale):
-        raise PassFailed("LiteRT: an activation is dequantized by channel, which is not translated.")
-    return Scaled(x - np.asarray(zero, np.float32), scale)
+            raise PassFailed("LiteRT: an activation is dequantized by channel, which is not translated.")
+        return Scaled(x - zero, scale)
+    axis = int(call.attributes.get("axis", 1)) % x.ndim
+    by_axis = [-1 if index == axis else 1 for index in range(x.ndim)]
+    whole = x.astype(np.float32) - (zero.reshape(by_axis) if zero.ndim else zero)
+    if np.ndim(scale) and axis != x.ndim - 1:  # not by column: a product cannot take it afterwards
+        return whole * scale.reshape(by_axis)
+    return Scaled(whole, scale)
 
 
-def _reshaped(values: npt.NDArray[Any] | np.float32, shape: list[int]) -> npt.NDArray[np.float32]:
-    array: npt.NDArray[np.float32] = np.asarray(values, np.float32)
-    return array.reshape(shape) if array.ndim else array
+def _alone(values: Value) -> Value:
+    """Return a constant of one number as a scalar: the passes write them with shape (1,)."""
+    return values.reshape(()) if isinstance(values, np.ndarray) and values.size == 1 else values
 
 
 def _dynamic_quantize(call: Call) -> Value:

@@ -242,7 +242,25 @@ def halved(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a float32 graph with its products and activations in float16, inputs and outputs as they were."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    return convert_float_to_float16(model, keep_io_types=True, op_block_list=list(KEPT_IN_FLOAT32))
+    converted = convert_float_to_float16(model, keep_io_types=True, op_block_list=list(KEPT_IN_FLOAT32))
+    nodes = _sorted_nodes(converted)  # it adds its casts at the end
+    del converted.graph.node[:]
+    converted.graph.node.extend(nodes)
+    return converted
+
+
+def _sorted_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the nodes so that each comes after what it reads, otherwise in the order they were in."""
+    known = {"", *(entry.name for entry in (*model.graph.input, *model.graph.initializer))}
+    waiting, found = list(model.graph.node), []
+    while waiting:
+        ready = [node for node in waiting if known.issuperset(node.input)]
+        if not ready:
+            raise PassFailed("The halved graph has a node that reads what no other gives; this is a bug.")
+        known.update(name for node in ready for name in node.output)
+        found += ready
+        waiting = [node for node in waiting if not known.issuperset(node.output)]
+    return found
 
 
 def build_script(inputs: Sequence[str], profile: Profile) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 Numbers = NDArray[np.int64]
 
 POOL_BATCHES = 32
-"""Rows are shuffled, then sorted by length inside pools of this many batches: little padding, yet random batches."""
+"""Rows are shuffled, then sorted by length inside pools of so many batches: little padding, yet random batches."""
 
 
 def epoch_batches(lengths: Numbers, batch_rows: int, *, seed: int, epoch: int) -> list[Numbers]:

@@ -7,8 +7,8 @@ gradients by the straight-through estimator (Bengio et al. 2013).
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tremplin.optimize.network.torch_network import TorchNetwork
 
@@ -52,7 +52,9 @@ class QuantizedLinear(nn.Module):
         weight = self.linear.weight
         scale = weight.detach().abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
         columns = torch.round(weight / scale) * scale
-        return F.linear(x + (rounded - x).detach(), weight + (columns - weight).detach(), self.linear.bias)
+        return functional.linear(
+            x + (rounded - x).detach(), weight + (columns - weight).detach(), self.linear.bias
+        )
 
 
 def quantize_in_training(module: TorchNetwork) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from tremplin.registry.task import Task
 class FineTuning:
     """How a classifier is fine-tuned."""
 
-    schedule: Schedule = Schedule(epochs=3)
+    schedule: Schedule = field(default_factory=Schedule)
     smoothing: float = 0.1
     """Share of each target that is spread over all labels."""
     balanced: bool = False
@@ -66,9 +66,7 @@ def fine_tune(
         return accuracy(answer(module, held_out.rows).logits, held_out.targets)
 
     lengths = as_numbers([len(row) for row in lesson.rows])
-    training = train(
-        module, lengths, loss_of, score, options.schedule, checkpoint=checkpoint, progress=progress
-    )
+    training = train(module, lengths, loss_of, score, options.schedule, checkpoint=checkpoint, progress=progress)
     lora.merge(module)
     return module.network(), training
 
@@ -111,9 +109,7 @@ def fine_tune_tokens(
         return right / max(judged, 1)
 
     lengths = as_numbers([len(row) for row in lesson.rows])
-    training = train(
-        module, lengths, loss_of, score, options.schedule, checkpoint=checkpoint, progress=progress
-    )
+    training = train(module, lengths, loss_of, score, options.schedule, checkpoint=checkpoint, progress=progress)
     lora.merge(module)
     return module.network(), training
 

@@ -124,7 +124,7 @@ def _told(run: _Run) -> str:
     left = run.seconds_left()
     time_left = f"{left:.0f} s left" if left < 100 else f"{left / 60:.0f} min left"
     best = f", best {run.best.score:.4f}" if run.best else ""
-    return f"epoch {run.epoch + 1:.1f} of {run.schedule.epochs:g}{best}, {time_left}"
+    return f"{run.epoch:.2f} of {run.schedule.epochs:g} epochs{best}, {time_left}"
 
 
 @dataclass
@@ -193,7 +193,7 @@ class _Run:
         if not math.isfinite(value):
             raise TrainingFailed(
                 f"The loss is {value} at step {self.step} of {self.total}: the training diverged. Lower the "
-                f"learning rate (now {self.schedule.learning_rate:g}), or look for texts or labels that are broken."
+                f"learning rate (now {self.schedule.learning_rate:g}), or look for broken texts or labels."
             )
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

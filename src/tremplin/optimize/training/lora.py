@@ -21,7 +21,9 @@ class LowRank(nn.Module):
         super().__init__()
         self.frozen = linear.requires_grad_(False)
         self.down = nn.Parameter(torch.empty(rank, linear.in_features))
-        self.up = nn.Parameter(torch.zeros(linear.out_features, rank))  # 0: training begins at the encoder as it is
+        self.up = nn.Parameter(
+            torch.zeros(linear.out_features, rank)
+        )  # 0: training begins at the encoder as it is
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
         self.scale = alpha / rank
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 IGNORED = -100
 """Target of a token that is not judged: a special token, or a word's later pieces."""
@@ -17,7 +17,7 @@ def classification_loss(
 
     Source of the smoothing: Szegedy et al. 2016.
     """
-    return F.cross_entropy(
+    return functional.cross_entropy(
         logits, targets, weight=class_weights, ignore_index=IGNORED, label_smoothing=smoothing
     )
 
@@ -28,9 +28,9 @@ def imitation_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> T
     Scaled by the square of the temperature, so that its weight does not depend on it.
     Source: Hinton, Vinyals and Dean 2015.
     """
-    soft = F.log_softmax(student / temperature, dim=-1)
-    target = F.log_softmax(teacher / temperature, dim=-1)
-    return F.kl_div(soft, target, log_target=True, reduction="batchmean") * temperature**2
+    soft = functional.log_softmax(student / temperature, dim=-1)
+    target = functional.log_softmax(teacher / temperature, dim=-1)
+    return functional.kl_div(soft, target, log_target=True, reduction="batchmean") * temperature**2
 
 
 def token_states_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def token_states_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     Each is normalised first, so that the deeper layers' larger values do not rule.
     Source: Jiao et al., TinyBERT, 2020; the normalisation is that of Sun et al., Patient distillation, 2019.
     """
-    difference = (F.normalize(student, dim=-1) - F.normalize(teacher, dim=-1)).square().sum(-1)
+    difference = (functional.normalize(student, dim=-1) - functional.normalize(teacher, dim=-1)).square().sum(-1)
     real = mask.to(difference.dtype)
     return (difference * real).sum() / real.sum()
 
@@ -61,10 +61,10 @@ def contrastive_loss(queries: Tensor, passages: Tensor, *, scale: float = 20.0) 
     ``queries`` is (n, dim), ``passages`` (n or more, dim): row i belongs to query i, further rows are negatives.
     Source: Henderson et al. 2017 (multiple negatives ranking).
     """
-    similarity = F.normalize(queries, dim=-1) @ F.normalize(passages, dim=-1).T * scale
-    return F.cross_entropy(similarity, torch.arange(len(queries)))
+    similarity = functional.normalize(queries, dim=-1) @ functional.normalize(passages, dim=-1).T * scale
+    return functional.cross_entropy(similarity, torch.arange(len(queries)))
 
 
 def pair_similarity_loss(first: Tensor, second: Tensor, same: Tensor) -> Tensor:
     """Cosines of pairs against 1 (same label) or 0, (); Source: Tunstall et al., SetFit, 2022."""
-    return F.mse_loss(F.cosine_similarity(first, second, dim=-1), same)
+    return functional.mse_loss(functional.cosine_similarity(first, second, dim=-1), same)

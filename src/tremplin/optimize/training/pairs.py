@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tremplin.optimize.network.network import Network
@@ -34,7 +35,7 @@ class PairRows:
 class PairTraining:
     """How an encoder learns from pairs."""
 
-    schedule: Schedule = Schedule(epochs=2, learning_rate=5e-5, batch_rows=32)
+    schedule: Schedule = field(default_factory=lambda: Schedule(epochs=2, learning_rate=5e-5, batch_rows=32))
     scale: float = 20.0
     """Cosines are multiplied by it before the softmax."""
 
@@ -70,9 +71,7 @@ def train_on_pairs(
         return float((1 / ranks).mean())
 
     lengths = as_numbers([len(q) + len(p) for q, p in zip(pairs.queries, pairs.passages, strict=True)])
-    training = train(
-        module, lengths, loss_of, score, options.schedule, checkpoint=checkpoint, progress=progress
-    )
+    training = train(module, lengths, loss_of, score, options.schedule, checkpoint=checkpoint, progress=progress)
     return module.network(), training
 
 
@@ -80,7 +79,9 @@ def train_on_pairs(
 class FewShot:
     """How an encoder learns from a few labelled texts (SetFit: Tunstall et al. 2022)."""
 
-    schedule: Schedule = Schedule(epochs=1, learning_rate=2e-5, batch_rows=16, patience=0)
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(epochs=1, learning_rate=2e-5, batch_rows=16, patience=0)
+    )
     pairs_per_text: int = 20
     """Pairs of the same and of another label that each text takes part in."""
 
@@ -114,13 +115,11 @@ def train_few_shot(
         return float(cosines[same].mean() - cosines[~same].mean())
 
     lengths = as_numbers([len(rows[a]) + len(rows[b]) for a, b in zip(first, second, strict=True)])
-    training = train(
-        module, lengths, loss_of, score, options.schedule, checkpoint=checkpoint, progress=progress
-    )
+    training = train(module, lengths, loss_of, score, options.schedule, checkpoint=checkpoint, progress=progress)
     return module.network(), training
 
 
-def few_shot_pairs(targets: Numbers, per_text: int, *, seed: int) -> tuple[Numbers, Numbers, np.ndarray]:
+def few_shot_pairs(targets: Numbers, per_text: int, *, seed: int) -> tuple[Numbers, Numbers, NDArray[np.bool_]]:
     """Return pairs of texts (n,), (n,) and whether both carry one label (n,) bool, half of each kind."""
     random = np.random.default_rng([seed, 17])
     of_label = {int(label): np.flatnonzero(targets == label) for label in np.unique(targets)}

@@ -213,14 +213,43 @@ def test_utf16_without_a_mark_is_recognised_by_its_nuls(write):
 
 def test_limits(write, monkeypatch):
     path = write("\n".join(GOOD))
-    monkeypatch.setattr(dataset, "MAX_ROWS", 9)
-    assert "line 11: there are more than 9 rows" in refusal(path)
-    monkeypatch.undo()
-    monkeypatch.setattr(rows, "MAX_BYTES", 100)
-    assert "larger than 0 MB" in refusal(path)
+    monkeypatch.setattr(rows, "MAX_LINE_BYTES", 8)
+    assert "line 1: the line is longer than" in refusal(path)
     monkeypatch.undo()
     monkeypatch.setattr(dataset, "MAX_CLASSES", 1)
     assert "there are 2 different labels, at most 1" in refusal(path)
+
+
+def test_of_a_longer_file_rows_are_drawn_at_random_and_in_order(write, monkeypatch):
+    monkeypatch.setattr(dataset, "MAX_ROWS", 100)
+    path = write("text,label\n" + "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(5_000)))
+    data = read_labelled(path)
+    numbers = [int(text.split()[1]) for text in data.texts]
+    assert len(numbers) == 100
+    assert numbers == sorted(numbers)
+    assert 1_800 < sum(numbers) / 100 < 3_200  # from all of the file
+    assert data.notes == ("100 of 5,000 rows were drawn at random; more are not held at once.",)
+    assert read_labelled(path).texts == data.texts
+
+
+@pytest.mark.slow
+def test_a_gigabyte_is_read_in_little_memory(tmp_path, monkeypatch):
+    import tracemalloc
+
+    monkeypatch.setattr(dataset, "MAX_ROWS", 2_000)
+    path = tmp_path / "large.csv"
+    filler = "word " * 2_000
+    with path.open("w") as file:
+        file.write("text,label\n")
+        for number in range(100_000):
+            file.write(f"{number} {filler},{'ab'[number % 2]}\n")
+    assert path.stat().st_size > 1_000_000_000
+    tracemalloc.start()
+    data = read_labelled(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(data) == 2_000
+    assert peak < 150_000_000
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):

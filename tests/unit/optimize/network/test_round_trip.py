@@ -32,7 +32,7 @@ def run(graph: Path, ids: np.ndarray, output: str = "embedding") -> np.ndarray:
     return session.run([output], {"input_ids": ids, "attention_mask": MASK})[0]
 
 
-def run_torch(network: Network, ids: np.ndarray):  # noqa: ANN201
+def run_torch(network: Network, ids: np.ndarray):
     from tremplin.optimize.network.torch_network import TorchNetwork
 
     module = TorchNetwork(network).eval()
@@ -80,9 +80,7 @@ def test_a_sentence_classifier_survives_the_journey(tmp_path: Path) -> None:
 
 def test_a_token_classifier_gives_a_row_for_each_token(tmp_path: Path) -> None:
     plain = read_network(write_tiny_encoder(tmp_path / "a.onnx", vocab_size=WORDS))
-    network = replace(plain, steps=()).with_head(
-        fresh_head(32, 2, seed=1), ("O", "B"), Task.TOKEN_CLASSIFICATION
-    )
+    network = replace(plain, steps=()).with_head(fresh_head(32, 2, seed=1), ("O", "B"), Task.TOKEN_CLASSIFICATION)
     _, outputs = run_torch(network, IDS)
     write_network(network, tmp_path / "b.onnx")
     probabilities = run(tmp_path / "b.onnx", IDS, "probabilities")

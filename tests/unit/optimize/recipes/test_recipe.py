@@ -17,7 +17,8 @@ def test_a_recipe_is_read_with_its_options(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text(
         "name: balanced\nsteps:\n  - fine-tune: {epochs: 2, learning-rate: 1.0e-4}\n"
-        "  - drop-layers: {keep: [0, 5]}\n  - prune: {feed-forward: 0.25}\n  - distil\n  - quantize: {scheme: mixed}\n"
+        "  - drop-layers: {keep: [0, 5]}\n  - prune: {feed-forward: 0.25}\n  - distil\n"
+        "  - quantize: {scheme: mixed}\n"
     )
     (recipe,) = read_recipes(file)
     assert recipe == Recipe(

@@ -36,7 +36,7 @@ from tremplin.registry.manifest import Interface
 from tremplin.registry.passport import extreme_metric, share_metric
 from tremplin.registry.task import Task
 
-HOSTILE = "<b>lost</b> & \"card\" | `x`"
+HOSTILE = '<b>lost</b> & "card" | `x`'
 LABELS = tuple(sorted((
     HOSTILE, "activate_card", "age_limit", "balance_not_updated", "beneficiary_not_allowed", "cancel_transfer",
     "card_arrival", "card_delivery", "cash_withdrawal_fee", "declined_payment", "edit_details", "exchange_rate",
@@ -117,7 +117,9 @@ def write_run(runs: Path, document: dict[str, Any] | None = None, name: str = "b
     folder = RunFolder(runs, name)
     folder.path.mkdir(parents=True)
     folder.write(
-        Run(name, RunState.DONE, COMMAND, "minilm@1-fp32", "2026-03-02T08:00:00+00:00", "2026-03-02T09:12:41+00:00")
+        Run(
+            name, RunState.DONE, COMMAND, "minilm@1-fp32", "2026-03-02T08:00:00+00:00", "2026-03-02T09:12:41+00:00"
+        )
     )
     (folder.path / "study.json").write_text(json.dumps(document or study_document()), "utf-8")
     return folder.path
@@ -155,7 +157,8 @@ def _made() -> dict[str, Any]:
     }
     recipes = {"reference": "", "balanced": BALANCED_RECIPE, "tiny": "name: tiny\nsteps:\n- fine-tune\n- static\n"}
     entries = tuple(
-        _entry(name, outcomes[name], lineages[name], recipes[name], speeds[name], on_front=True) for name in outcomes
+        _entry(name, outcomes[name], lineages[name], recipes[name], speeds[name], on_front=True)
+        for name in outcomes
     )
     failures = (Failure("static-8", "static: a width of 8 cannot hold 16 labels; use at least 16."),)
     document = as_json(Study(entries, failures))
@@ -167,7 +170,8 @@ def _made() -> dict[str, Any]:
         row["memory_bytes"] = {"reference": 331_000_000, "balanced": 96_400_000}.get(entry.name)
         row["published"] = "banking@2-balanced-int8" if entry.name == "balanced" else None
         row["lineage"] = [
-            {"step": r.step, "seconds": r.seconds, "facts": r.facts, "notes": list(r.notes)} for r in lineages[entry.name]
+            {"step": r.step, "seconds": r.seconds, "facts": r.facts, "notes": list(r.notes)}
+            for r in lineages[entry.name]
         ]
     return document
 
@@ -207,7 +211,9 @@ def _evidence(
 def _lineages() -> dict[str, list[StageRecord]]:
     interface = Interface(task=Task.CLASSIFICATION, max_tokens=256, vocab_size=30_522, labels=LABELS)
 
-    def record(step: str, seconds: float, curve: dict[str, Any] | None = None, *notes: str, **facts: Any) -> StageRecord:
+    def record(
+        step: str, seconds: float, curve: dict[str, Any] | None = None, *notes: str, **facts: Any
+    ) -> StageRecord:
         return StageRecord(
             step, interface, is_trainable=True, notes=notes, curve=curve, facts=facts, seconds=seconds
         )

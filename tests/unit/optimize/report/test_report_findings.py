@@ -170,3 +170,10 @@ def test_evidence_is_read_without_trust() -> None:
     assert found.confusion is None
     assert found.candidates == ()
     assert found.unread == ("confusion", "candidates")
+
+
+def test_metrics_of_a_study_are_read_in_their_units() -> None:
+    loss, flipped = read_as("accuracy_loss_points"), read_as("answers_flipped_by_batch")
+    assert (loss.label, loss.unit, loss.factor, loss.is_less_better) == ("Accuracy loss", "points", 1.0, True)
+    assert (flipped.unit, flipped.is_less_better) == ("%", True)
+    assert read_as("out_of_scope_auroc").label == "Out of scope AUROC"

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tremplin.optimize.report.plots import (
+    CurvePoint,
     IntervalRow,
     ParetoPoint,
     ReliabilityBin,
@@ -16,12 +17,13 @@ from tremplin.optimize.report.plots import (
     confusion_chart,
     dominated,
     interval_chart,
+    learning_chart,
     pareto_chart,
     reliability_chart,
     throughput_chart,
 )
 from tremplin.optimize.report.plots.axes import Box, free_place, spread
-from tremplin.optimize.report.plots.scale import linear_scale, log2_scale
+from tremplin.optimize.report.plots.scale import linear_scale, log2_scale, log_scale
 from tremplin.optimize.report.plots.svg import WIDTH, fit, fit_middle, text_width
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -89,6 +91,11 @@ def test_confusion_chart_holds_for_any_matrix(labels: list[str], matrix: list[li
     check(confusion_chart("title", labels, matrix))
 
 
+@given(labels, st.lists(st.builds(CurvePoint, st.integers(0, 9), wild, wild, wild), max_size=8), st.integers(0, 9))
+def test_learning_chart_holds_for_any_points(title: str, points: list[CurvePoint], best: int) -> None:
+    check(learning_chart(title, points, best_step=best))
+
+
 @given(st.lists(st.builds(ReliabilityBin, wild, wild, st.integers(-3, 10**12)), max_size=12))
 def test_reliability_chart_holds_for_any_bins(bins: list[ReliabilityBin]) -> None:
     check(reliability_chart("title", bins))
@@ -131,6 +138,7 @@ def test_hostile_labels_stay_text(svg: str) -> None:
         pareto_chart("t", [], x_label="", y_label=""),
         confusion_chart("t", [], []),
         reliability_chart("t", []),
+        learning_chart("t", []),
     ],
 )
 def test_an_empty_chart_says_so(svg: str) -> None:
@@ -191,6 +199,36 @@ def test_pareto_rings_the_chosen_and_fades_the_dominated() -> None:
     assert {"fast", "good", "worse"} <= set(texts(root))
 
 
+def test_pareto_rings_what_passes_and_fades_what_it_is_told_to() -> None:
+    points = [
+        ParetoPoint("fast", 0.1, 0.9, 0.89, 0.91, 10, is_ringed=False, is_faint=False),
+        ParetoPoint("chosen", 3, 0.95, 0.94, 0.96, 40, True, is_ringed=True, is_faint=False),
+        ParetoPoint("small", 4, 0.95, 0.9, 0.96, 4, is_ringed=True, is_faint=False),
+        ParetoPoint("beaten", 5, 0.9, 0.89, 0.91, 40, is_ringed=False, is_faint=True),
+    ]
+    root = check(pareto_chart("t", points, x_label="ms", y_label="a", legend="ring: passes", is_x_log=True))
+    assert len([c for c in root.iter(f"{SVG}circle") if c.get("class") == "plot-ring"]) == 2
+    assert len([g for g in root.iter(f"{SVG}g") if g.get("opacity") == "0.6"]) == 1
+    assert {"ms (logarithmic)", "ring: passes", "0.1", "5"} <= set(texts(root))
+
+
+def test_pareto_labels_keep_off_the_intervals() -> None:
+    root = check(pareto_chart("t", [ParetoPoint("a label", 1, 50, 20, 80, 1)], x_label="x", y_label="y"))
+    bar = next(line for line in root.iter(f"{SVG}line") if line.get("x1") == line.get("x2") and line.get("stroke-width"))
+    label = next(text for text in root.iter(f"{SVG}text") if text.text == "a label")
+    left = float(label.get("x", ""))
+    assert not left < float(bar.get("x1", "")) < left + text_width("a label")
+
+
+def test_learning_chart_names_the_weights_that_were_kept() -> None:
+    points = [CurvePoint(10, 1, 0.9, 0.80), CurvePoint(20, 2, 0.5, 0.91), CurvePoint(30, 3, float("nan"), 0.90)]
+    root = check(learning_chart("t", points, best_step=20))
+    assert "kept: 0.9100" in texts(root)
+    assert len([c for c in root.iter(f"{SVG}circle") if c.get("class") == "plot-ring"]) == 1
+    # Three scores, two losses, and the ring.
+    assert len(list(root.iter(f"{SVG}circle"))) == 6
+
+
 def test_pareto_area_is_in_proportion_to_size() -> None:
     points = [ParetoPoint("a", 1, 1, 1, 1, 100), ParetoPoint("b", 2, 2, 2, 2, 25)]
     root = check(pareto_chart("t", points, x_label="x", y_label="y"))
@@ -230,6 +268,25 @@ def test_log2_scale_is_for_powers_of_two_only() -> None:
     assert log2_scale([1, 3]) is None
     assert log2_scale([4, 4]) is None
     assert log2_scale([0, 2]) is None
+
+
+@given(st.lists(st.floats(1e-6, 1e9), min_size=1, max_size=8))
+def test_log_scale_covers_its_values(values: list[float]) -> None:
+    scale = log_scale(values)
+    assert scale is not None
+    assert scale.low <= min(values) * (1 + 1e-6)
+    assert max(values) <= scale.high * (1 + 1e-6)
+    assert scale.low < scale.high
+    assert [scale.label(tick) for tick in scale.ticks]
+    assert not scale.has_break
+
+
+def test_log_scale_ticks_read_as_their_values() -> None:
+    scale = log_scale([0.06, 8.0])
+    assert scale is not None
+    assert [scale.label(tick) for tick in scale.ticks] == ["0.05", "0.1", "0.2", "0.5", "1", "2", "5", "10"]
+    assert log_scale([0.0, 1.0]) is None
+    assert log_scale([]) is None
 
 
 @given(st.lists(st.floats(-50, 150), max_size=8))

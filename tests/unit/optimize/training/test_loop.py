@@ -37,7 +37,7 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-def teach(module: Line, schedule: Schedule, *, checkpoint: Path | None = None, die_at: int | None = None):  # noqa: ANN201
+def teach(module: Line, schedule: Schedule, *, checkpoint: Path | None = None, die_at: int | None = None):
     steps: Iterator[int] = iter(range(10_000))
 
     def loss_of(numbers: np.ndarray) -> torch.Tensor:

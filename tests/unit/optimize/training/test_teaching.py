@@ -128,9 +128,7 @@ def test_deep_lessons_need_the_same_pieces(teacher: Network, weights: dict[str, 
     shown, held_shown = (answer(TorchNetwork(teacher), part.rows) for part in (texts, held))
     options = replace(Distillation(replace(SCHEDULE, epochs=1)), **weights)
     student = prune.keep_layers(teacher, (1,))
-    learned, _ = teach(
-        student, texts, shown, held, held_shown, options, deep_teacher=(teacher, texts.rows)
-    )
+    learned, _ = teach(student, texts, shown, held, held_shown, options, deep_teacher=(teacher, texts.rows))
     assert len(learned.weights.layers) == 1
     with pytest.raises(PassFailed, match="trim-vocabulary"):
         teach(student, texts, shown, held, held_shown, options)

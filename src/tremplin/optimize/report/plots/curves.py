@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isfinite
 
 from tremplin.optimize.report.numbers import alone, significant
 from tremplin.optimize.report.plots.axes import Box, empty_chart, free_place, x_axis, y_axis, y_axis_width
 from tremplin.optimize.report.plots.scale import LARGEST, Scale, finite, linear_scale
 from tremplin.optimize.report.plots.svg import (
+    BOLD,
     FONT,
     LINE,
     WIDTH,
@@ -48,7 +50,10 @@ def learning_chart(title: str, points: Sequence[CurvePoint], *, best_step: int |
         return empty_chart(title)
     scores, losses = [point.score for point in usable], [point.loss for point in usable]
     is_share = all(0 <= value <= 1 for value in finite(scores))
-    score_scale, loss_scale = linear_scale(scores, at_most=1.0 if is_share else None), linear_scale(losses, steps=3)
+    score_scale, loss_scale = (
+        linear_scale(scores, at_most=1.0 if is_share else None),
+        linear_scale(losses, steps=3),
+    )
     left = max(y_axis_width(score_scale), y_axis_width(loss_scale))
     upper = Box(left, top + 28, WIDTH - 14, top + 28 + SCORE_HEIGHT)
     lower = Box(left, upper.bottom + GAP, WIDTH - 14, upper.bottom + GAP + LOSS_HEIGHT)
@@ -71,7 +76,12 @@ def learning_chart(title: str, points: Sequence[CurvePoint], *, best_step: int |
 
 
 def _series(
-    points: Sequence[CurvePoint], values: Sequence[float], x_scale: Scale, y_scale: Scale, role: str, dash: str | None
+    points: Sequence[CurvePoint],
+    values: Sequence[float],
+    x_scale: Scale,
+    y_scale: Scale,
+    role: str,
+    dash: str | None,
 ) -> str:
     """Return a line through the finite values, each a dot with its tooltip."""
     places = [
@@ -107,13 +117,18 @@ def _kept_label(
     x, y = x_scale(kept.epoch), y_scale(kept.score)
     ring = tag("circle", cx=x, cy=y, r=7.5, class_="plot-ring", stroke="currentColor", stroke_width=1.5)
     words = f"kept: {alone(kept.score)}"
-    width = text_width(words, FONT)
-    dots = [(x_scale(p.epoch), y_scale(p.score)) for p in points if isfinite(p.score)]
-    taken = [Box(at - 5, up - 5, at + 5, up + 5) for at, up in dots]
+    width = text_width(words, FONT * BOLD)
+    places = [(x_scale(p.epoch), y_scale(p.score)) for p in points if isfinite(p.score)]
+    taken = [
+        Box(x1 + (x2 - x1) * part / 20 - 3, y1 + (y2 - y1) * part / 20 - 3,
+            x1 + (x2 - x1) * part / 20 + 3, y1 + (y2 - y1) * part / 20 + 3)
+        for (x1, y1), (x2, y2) in pairwise([*places, places[-1]])
+        for part in range(21)
+    ]  # fmt: skip
     candidates = [
         Box(left, top, left + width, top + LINE)
-        for top in (y + 9, y + 26, y - 9 - LINE, y + 43)
-        for left in (x - width - 4, x + 4)
+        for down in (9, 24, 40, 56, 72, -9 - LINE)
+        for left, top in ((x - width - 4, y + down), (x + 4, y + down))
     ]
     box = free_place(candidates, taken, area)
     label = text(box.left, box.bottom - 4, words, font_weight=600) if box is not None else ""

@@ -38,8 +38,6 @@ PLOT_HEIGHT = 230.0
 LARGEST_RADIUS = 15.0
 SMALLEST_RADIUS = 3.5
 LABEL_WIDTH = 160.0
-LEGEND_ROOM = 1.15
-"""A line of the legend may be as much wider than the picture by the estimate of ``text_width``, which is generous."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +119,8 @@ def pareto_chart(
     x_words = f"{x_label} (logarithmic)" if x_scale.is_log else x_label
     drawn = [head, y_axis(y_scale, area, y_label), x_axis(x_scale, area, x_words), _front(places)]
     drawn += [_circle(place, y_scale) for place in places]
-    drawn.append(_labels(places, area))
-    legend_lines = wrapped(legend, WIDTH * LEGEND_ROOM, SMALL)
+    drawn.append(_labels(places, area, y_scale))
+    legend_lines = wrapped(legend, WIDTH, SMALL)
     drawn += [small(0, area.bottom + 50 + LINE * row, words) for row, words in enumerate(legend_lines)]
     return document(title, description, drawn, height=area.bottom + 39 + LINE * len(legend_lines))
 
@@ -203,9 +201,10 @@ def _circle(place: _Place, y_scale: Scale) -> str:
     return tag("g", drawn, class_="plot-muted" if is_quiet else "plot-accent", opacity=0.6 if is_quiet else None)
 
 
-def _labels(places: Sequence[_Place], area: Box) -> str:
+def _labels(places: Sequence[_Place], area: Box, y_scale: Scale) -> str:
     """Return the names beside the points: the chosen first, then the front, then the others."""
-    taken, along = [place.box for place in places], _along_front(places)
+    taken = [place.box for place in places]
+    lines = [*_along_front(places), *(_bar_box(place, y_scale) for place in places)]
     drawn = []
     order = sorted(places, key=lambda p: (not p.point.chosen, p.is_quiet, p.x, p.y, p.point.label))
     for place in order:
@@ -213,7 +212,7 @@ def _labels(places: Sequence[_Place], area: Box) -> str:
         size = SMALL if is_quiet else FONT
         words = fit_middle(place.point.label, LABEL_WIDTH, size)
         width = text_width(words, size)
-        box = free_place(_beside(place, width), taken + along, area)
+        box = free_place(_beside(place, width), taken + lines, area)
         box = box or free_place(_beside(place, width), taken, area)
         if box is None:
             continue
@@ -223,6 +222,12 @@ def _labels(places: Sequence[_Place], area: Box) -> str:
         label = text(box.left, box.bottom - 4, words, font_size=size, font_weight=weight, class_=tone)
         drawn.append(label)
     return "".join(drawn)
+
+
+def _bar_box(place: _Place, y_scale: Scale) -> Box:
+    """Return the box of a point's interval; that of the point alone when it has none."""
+    ends = [place.y, *(y_scale(end) for end in (place.point.y_low, place.point.y_high) if isfinite(end))]
+    return Box(place.x - 1, min(ends) - 1, place.x + 1, max(ends) + 1)
 
 
 def _beside(place: _Place, width: float) -> Iterator[Box]:
