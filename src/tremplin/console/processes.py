@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -69,10 +70,8 @@ class DetachedLauncher:
         """Send SIGTERM to the process and its children."""
         if not self.is_running(process):
             return
-        try:
+        with contextlib.suppress(ProcessLookupError):  # it may end by itself in this instant
             os.killpg(process.pid, signal.SIGTERM)
-        except ProcessLookupError:  # it ended by itself in this instant
-            pass
 
 
 def _began(pid: int) -> str:

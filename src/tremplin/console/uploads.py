@@ -1,4 +1,4 @@
-"""Files that come with a form: received up to a limit, kept as UTF-8 text, refused when they are something else."""
+"""Files that come with a form: received up to a limit, kept as UTF-8 text, refused when they are none."""
 
 from __future__ import annotations
 

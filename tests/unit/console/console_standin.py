@@ -9,7 +9,10 @@ from typing import cast
 
 import httpx
 import numpy as np
+from run_standin import StandInLauncher, standin_publish
 
+from tremplin.console.desk import RunDesk
+from tremplin.console.processes import Launcher
 from tremplin.console.view import ConsoleView, LiveVersion, State
 from tremplin.machine import Machine
 from tremplin.registry.manifest import Interface, Manifest, Origin
@@ -28,6 +31,7 @@ from tremplin.tasks.zero_shot import CandidateLabel
 ORIGIN = "http://console.test"
 SAME_ORIGIN = {"origin": ORIGIN}
 KEY = "tk_test_key"
+READER_KEY = "tk_reader_key"
 TICKET = "ticket-1"
 SECRET = b"a session secret for tests"
 
@@ -46,8 +50,8 @@ ENCODER, CLASSIFIER = "minilm@2-int8", "support-desk@2-int8"
 OpenConsole = Callable[..., httpx.AsyncClient]
 
 
-async def signed_in(client: httpx.AsyncClient) -> httpx.AsyncClient:
-    answer = await client.post("/console/sign-in", data={"key": KEY}, headers=SAME_ORIGIN)
+async def signed_in(client: httpx.AsyncClient, key: str = KEY) -> httpx.AsyncClient:
+    answer = await client.post("/console/sign-in", data={"key": key}, headers=SAME_ORIGIN)
     assert answer.status_code == 303
     return client
 
@@ -125,6 +129,10 @@ def console_view(
     live: Sequence[LiveVersion] | None = None,
     is_empty: bool = False,
     is_open: bool = False,
+    runs: Path | None = None,
+    launcher: Launcher | None = None,
+    can_train: bool = True,
+    max_upload_bytes: int = 100_000,
 ) -> ConsoleView:
     """Return a view over a registry in ``root``, filled once unless it should stay empty."""
     registry = Registry(root)
@@ -143,8 +151,18 @@ def console_view(
         registry=registry,
         live=lambda: serving,
         state=lambda: state,
-        check_key=lambda key: key == KEY,
+        check_key=lambda key: key in {KEY, READER_KEY},
+        is_operator_key=lambda key: key == KEY,
         redeem_ticket=redeem,
+        runs=RunDesk(
+            runs or root / "runs",
+            registry,
+            launcher or StandInLauncher(),
+            standin_publish,
+            options=(f"--data={(runs or root / 'runs').parent}",),
+            max_upload_bytes=max_upload_bytes,
+            can_train=lambda: can_train,
+        ),
         session_secret=SECRET,
         version="0.1.0",
         is_open=is_open,

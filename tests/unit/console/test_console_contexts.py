@@ -6,21 +6,34 @@ import asyncio
 import dataclasses
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from console_standin import LIVE, StandInServices
+from run_standin import held, write_run, write_study
 from starlette.requests import Request
 
 from tremplin.console import contexts
-from tremplin.console.contexts import AnswerPanel, EnteredPage, Page, Problem, ProblemPage, SignInPage
+from tremplin.console.contexts import (
+    AnswerPanel,
+    EnteredPage,
+    Page,
+    Problem,
+    ProblemPage,
+    Refusal,
+    RunPage,
+    SignInPage,
+)
 from tremplin.console.frame import Framer
 from tremplin.console.i18n import language
 from tremplin.console.models import model_page, models_page, version_page
+from tremplin.console.optimise import optimise_page, run_panel
 from tremplin.console.playground import SERVICES, Playground, examples, form_of
 from tremplin.console.render import Renderer
 from tremplin.console.session import Sessions
 from tremplin.console.view import ConsoleView
+from tremplin.optimize.recipes.run_folder import RunState
 
 # Declared for the JSON of a page, or used by the response around it.
 NOT_DRAWN = {
@@ -79,12 +92,32 @@ def all_pages(view: ConsoleView) -> Iterator[Page]:
         yield model_page(view.registry, view.live(), model, "/console", t)
         for manifest in view.registry.versions(model):
             yield version_page(view.registry, view.live(), manifest, "/console", t)
+    yield from all_run_pages(view, problem)
+
+
+def all_run_pages(view: ConsoleView, problem: Problem) -> Iterator[Page]:
+    desk, refusal = view.runs, Refusal("unusable", "labelled", "line 2: empty", {"name": "intents"})
+    yield optimise_page(desk, "/console", may_start=False)
+    yield optimise_page(desk, "/console", may_start=True)
+    refs = ("support-desk@1-fp32", "support-desk@2-int8", "support-desk@3-small-int8")
+    write_study(write_run(desk.runs, "done", RunState.DONE, published=refs))
+    write_run(desk.runs, "failed", RunState.FAILED, error="It diverged.")
+    write_run(desk.runs, "typed", RunState.RUNNING, is_ours=False)
+    with held(write_run(desk.runs, "working", RunState.RUNNING, seconds_left=60.0)):
+        yield optimise_page(desk, "/console", may_start=True, values={"name": "intents"}, refusal=refusal)
+        for known in desk.all():
+            panel = run_panel(desk, known, view.live(), "/console", language("en"), may_start=True)
+            yield RunPage(dataclasses.replace(panel, refusal=refusal, problem=problem, can_stop=True))
+    known = desk.find("done")
+    assert known is not None
+    yield RunPage(run_panel(desk, known, view.live(), "/console", language("en"), may_start=True))
 
 
 @pytest.fixture
-def uses(view: ConsoleView) -> Uses:
+def uses(view: ConsoleView, tmp_path: Path) -> Uses:
     # A second classifier, so that the choice of a version is drawn.
     view = dataclasses.replace(view, live=lambda: (*LIVE, dataclasses.replace(LIVE[1], ref="support-desk@1-fp32")))
+    view = dataclasses.replace(view, runs=dataclasses.replace(view.runs, runs=tmp_path / "runs"))
     sessions = Sessions(view.session_secret)
     cookie = f"{sessions.cookie_name}={sessions.issue()}".encode()
     request = Request(

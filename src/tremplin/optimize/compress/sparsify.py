@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def compressed_bytes(graph: Path) -> int:
 
 
 def _sparse(layer: LayerWeights, share: float) -> LayerWeights:
-    changed = {}
+    changed: dict[str, Any] = {}
     for field in fields(layer):
         part = getattr(layer, field.name)
         if isinstance(part, Linear):

@@ -82,7 +82,8 @@ def resegmented(before: Path, after: Path, texts: Sequence[str]) -> float:
         [encoding.tokens for encoding in Tokenizer.from_file(str(path)).encode_batch_fast(list(texts))]
         for path in (before, after)
     ]
-    return sum(a != b for a, b in zip(*pieces, strict=True)) / max(len(texts), 1)
+    changed = [a != b for a, b in zip(pieces[0], pieces[1], strict=True)]
+    return sum(changed) / max(len(texts), 1)
 
 
 def _pieces(model: dict[str, Any], kind: str) -> list[str]:

@@ -53,7 +53,7 @@ class Outputs:
     """(batch, heads, tokens, tokens) of each layer, when asked for."""
 
 
-class TorchLayer(nn.Module):
+class TorchLayer(nn.Module):  # type: ignore[misc]  # torch is not seen by the type checker
     """One layer of attention and feed-forward."""
 
     def __init__(self, layer: LayerWeights, spec: EncoderSpec, dropout: float) -> None:
@@ -120,7 +120,7 @@ class TorchLayer(nn.Module):
         )
 
 
-class TorchNetwork(nn.Module):
+class TorchNetwork(nn.Module):  # type: ignore[misc]  # torch is not seen by the type checker
     """A network that can be trained; ``network()`` gives it back as arrays."""
 
     def __init__(self, network: Network, *, dropout: float = 0.0) -> None:
@@ -286,7 +286,7 @@ def _array(tensor: Tensor) -> Floats:
 
 
 def _as_linear(module: nn.Module) -> Linear:
-    return Linear(_array(module.weight), _array(module.bias) if module.bias is not None else None)  # type: ignore[arg-type]
+    return Linear(_array(module.weight), _array(module.bias) if module.bias is not None else None)
 
 
 def _as_norm(module: nn.LayerNorm) -> Norm:

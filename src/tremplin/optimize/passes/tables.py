@@ -97,16 +97,14 @@ def _look_up_nibbles(rewriter: Rewriter, node: onnx.NodeProto, table: Weight) ->
 def nibbles(table: Weight) -> tuple[NDArray[np.uint8], Weight]:
     """Return steps (rows, width) in 1..15, where 8 is 0, and scales (rows, 1): table ~ (steps - 8) * scale."""
     reach = np.maximum(np.abs(table).max(axis=1, keepdims=True), 1e-12)
-    best_steps, best_scale, best_error = None, None, None
+    best_steps, best_scale = np.zeros_like(table), np.ones_like(reach)
+    best_error = np.full_like(reach, np.inf)
     for share in (1.0, 0.9, 0.8, 0.7, 0.6):
         scale = (reach * share / 7).astype(np.float16).astype(np.float32)
         scale = np.maximum(scale, np.float32(6e-8))
         steps = np.clip(np.rint(table / scale), -7, 7)
         error = ((steps * scale - table) ** 2).sum(axis=1, keepdims=True)
-        if best_error is None:
-            best_steps, best_scale, best_error = steps, scale, error
-        else:
-            better = error < best_error
-            best_steps, best_scale = np.where(better, steps, best_steps), np.where(better, scale, best_scale)
-            best_error = np.minimum(error, best_error)
-    return (best_steps + 8).astype(np.uint8), best_scale  # type: ignore[operator,return-value]
+        better = error < best_error
+        best_steps, best_scale = np.where(better, steps, best_steps), np.where(better, scale, best_scale)
+        best_error = np.minimum(error, best_error)
+    return (best_steps + 8).astype(np.uint8), best_scale

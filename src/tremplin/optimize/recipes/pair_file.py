@@ -51,11 +51,11 @@ def read_pairs(path: Path, *, seed: int = 0) -> Pairs:
 def _pair(line: str, path: Path, number: int) -> Pair:
     try:
         row = json.loads(line)
-        query, positive, negative = row["query"], row["positive"], row.get("negative") or ""
+        pair: Pair = (row["query"], row["positive"], row.get("negative") or "")
     except (ValueError, KeyError, TypeError, AttributeError):
-        query = positive = negative = None
-    if not all(isinstance(text, str) for text in (query, positive, negative)) or not (query and positive):
+        pair = ("", "", "")
+    if not all(isinstance(text, str) for text in pair) or not (pair[0] and pair[1]):
         raise TrainingRefused(
             f'{path.name}, line {number}: expected {{"query": "...", "positive": "..."}}, both texts not empty.'
         )
-    return query, positive, negative
+    return pair

@@ -64,3 +64,8 @@ def _keep(file: Path, names: np.ndarray, logits: np.ndarray, embeddings: np.ndar
     packed = io.BytesIO()
     np.savez(packed, names=names, logits=logits, embeddings=embeddings)
     write_atomically(file, packed.getvalue())
+
+
+def _digest(text: str) -> bytes:
+    # In hexadecimal: NumPy drops zero bytes at the end of a string.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16].encode()

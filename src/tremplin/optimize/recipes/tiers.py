@@ -40,7 +40,6 @@ TINY = recipe(
     Distil(epochs=10, augment=2, learning_rate=3e-3, head_learning_rate=3e-3),
     Quantize(),
 )
-CASCADE = recipe("first", TEACHER, DropLayers(keep=1), Distil(epochs=6, augment=3), Quantize())
 CASCADE = CascadeRecipe("cascade", first="first", then="lossless")
 INSTANT = recipe("instant", FrozenHead(), Quantize())
 

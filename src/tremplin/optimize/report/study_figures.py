@@ -15,9 +15,10 @@ from tremplin.optimize.report.plots import (
     pareto_chart,
 )
 from tremplin.optimize.report.study_file import Curve, StudyEntry, StudyFile
-from tremplin.optimize.report.study_findings import ACCURACY, chosen_of, points, verdict_in_words
+from tremplin.optimize.report.study_findings import bound, chosen_of, points, verdict_in_words
 from tremplin.optimize.report.study_steps import TRAINED, kind_of, steps_of
 from tremplin.optimize.report.study_tables import confused_pairs, confused_table, curve_table, front_table
+from tremplin.optimize.report.wording import read_as
 
 FAR_APART = 8.0
 """From this ratio of latencies on, the axis is logarithmic: on a linear one the fast ones would be one blot."""
@@ -26,27 +27,28 @@ MAX_CONFUSED_LABELS = 8
 
 
 def front_figure(study: StudyFile) -> Figure | None:
-    """Return the Pareto front: accuracy up, latency to the right, size as area, passing versions ringed."""
+    """Return the Pareto front: quality up, latency to the right, size as area, passing versions ringed."""
     chosen, raced = chosen_of(study), []
     for entry in study.entries:
-        accuracy = entry.metric(ACCURACY)
-        if accuracy is not None and entry.speed is not None:
-            raced.append((entry, accuracy, entry.speed.p50_ms))
+        quality = entry.main_metric
+        if quality is not None and entry.speed is not None:
+            raced.append((entry, quality, entry.speed.p50_ms))
     if len(raced) < 2:
         return None
+    how = read_as(study.reference.quality)
     drawn = [
         ParetoPoint(
             label=entry.name if entry.is_reference or entry.passes else f"{entry.name} (fails)",
             x=p50_ms,
-            y=100 * accuracy.value,
-            y_low=100 * accuracy.low,
-            y_high=100 * accuracy.high,
+            y=how.factor * quality.value,
+            y_low=how.factor * quality.low,
+            y_high=how.factor * quality.high,
             size=entry.size_bytes,
             chosen=entry is chosen,
             is_ringed=bool(entry.passes),
             is_faint=not entry.on_front,
         )
-        for entry, accuracy, p50_ms in raced
+        for entry, quality, p50_ms in raced
     ]
     latencies = [p50_ms for _, _, p50_ms in raced if p50_ms > 0]
     bold = " · bold: chosen" if chosen is not None else ""
@@ -54,7 +56,7 @@ def front_figure(study: StudyFile) -> Figure | None:
         _front_title(study),
         drawn,
         x_label="p50 of one text, ms",
-        y_label="Accuracy, %",
+        y_label=f"{how.label}, {how.unit}" if how.unit else how.label,
         legend=f"area: size · ring: passes the gate{bold} · faint: beaten · bar: 95 % interval",
         is_x_log=bool(latencies) and max(latencies) > FAR_APART * min(latencies),
     )
@@ -86,7 +88,7 @@ def losses_figure(study: StudyFile) -> Figure | None:
                 (
                     words(entry.name),
                     figure(points(loss.points)),
-                    figure(points(loss.upper)),
+                    figure(bound(loss.upper)),
                     words(verdict_in_words(entry), tone="good" if entry.passes else "bad"),
                 )
             )

@@ -78,6 +78,8 @@ class StudyEntry:
     faster_alone: Ratios | None
     faster_batched: Ratios | None
     on_front: bool
+    quality: str = "accuracy"
+    """The metric that versions are ordered by; higher is better."""
     recipe: str = ""
     """As YAML; empty for the reference and for versions joined of two."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -94,12 +96,17 @@ class StudyEntry:
     broken_classes: tuple[str, ...] | None = None
     broken_slices: tuple[str, ...] | None = None
     lineage: tuple[StepRecord, ...] = ()
-    """The steps with the facts of each; without it the facts are told apart by their names."""
+    """What it began with, then the steps with the facts of each; without it facts are told apart by their names."""
 
     @property
     def is_reference(self) -> bool:
         """Whether the others are judged against this one."""
         return self.passes is None
+
+    @property
+    def main_metric(self) -> Metric | None:
+        """The metric that versions are ordered by."""
+        return self.metric(self.quality)
 
     def metric(self, name: str) -> Metric | None:
         """Return a metric by name."""
@@ -120,7 +127,8 @@ class Environment:
 
     machine: str | dict[str, Any] = ""
     """In words, or the fields of ``machine.Machine``."""
-    threads: int | None = None
+    threads: int | dict[str, int] | None = None
+    """Of all work, or by kind of work: ``race`` is what speed was measured with."""
     versions: dict[str, str] = field(default_factory=dict)
     python: str = ""
     date: str = ""
@@ -194,8 +202,8 @@ def read_study(run_folder: Path) -> StudyFile:
     except (ValueError, ValidationError) as error:
         where = ".".join(map(str, error.errors()[0]["loc"])) if isinstance(error, ValidationError) else "not JSON"
         raise BadInput(
-            f"{run_folder / STUDY_FILE} cannot be read ({where}). Run the study's command again: what is finished is "
-            "not worked twice."
+            f"{run_folder / STUDY_FILE} cannot be read ({where}). Run the study's command again: what is "
+            "finished is not worked twice."
         ) from None
     if not study.entries:
         raise BadInput(f"{run_folder / STUDY_FILE} holds no version; run the study's command again.")
@@ -206,7 +214,10 @@ def _not_there(folder: RunFolder, run: Run | None) -> str:
     if run is None:
         known = ", ".join(found.name for found in list_runs(folder.path.parent)[:10])
         said = f"; there are {known}" if known else ""
-        return f"There is no run {folder.name!r} in {folder.path.parent}{said}. `tremplin optimize --labelled` makes one."
+        return (
+            f"There is no run {folder.name!r} in {folder.path.parent}{said}. "
+            "`tremplin optimize --labelled` makes one."
+        )
     if run.state is RunState.RUNNING:
         return (
             f"The run {run.name!r} is at {run.share:.0%} ({run.step}); its report can be written when it is done."

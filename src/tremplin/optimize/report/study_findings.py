@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from math import ceil, isfinite
+
 from tremplin.optimize.gate import Loss
 from tremplin.optimize.report.compare import faster_in_words, smaller_in_words
-from tremplin.optimize.report.numbers import NO_BREAK_SPACE, number, size
+from tremplin.optimize.report.numbers import NO_BREAK_SPACE, decimals_for, number, size, with_unit
 from tremplin.optimize.report.study_file import Part, Ratios, StudyEntry, StudyFile
+from tremplin.optimize.report.wording import POINTS, read_as, shown_value
 from tremplin.registry.passport import Metric
 
-ACCURACY = "accuracy"
+LOST = {
+    "accuracy_loss_points": ("right answers", "test texts"),
+    "ndcg_loss_points": ("nDCG at 10", "queries"),
+    "retrieval_loss_points": ("texts with the same nearest neighbour", "test texts"),
+}
+"""What a loss is of, and what it was counted on, by the name of its metric."""
 UNSEEN = 0.005
 """Points that would be shown as 0.00."""
 
@@ -18,8 +26,8 @@ UNSEEN = 0.005
 def chosen_of(study: StudyFile) -> StudyEntry | None:
     """Return the version the report speaks of first.
 
-    It is the one an objective picked; else, of those that pass, the one with the lowest median latency, the smaller
-    of equals. None when no version but the reference passes.
+    It is the one an objective picked; else, of those that pass, the one with the lowest median latency, the
+    smaller of equals. None when no version but the reference passes.
     """
     picked = [entry for entry in study.entries if entry.name == study.chosen]
     if picked:
@@ -51,8 +59,8 @@ def headline(study: StudyFile) -> str:
         return entry_in_words(chosen)
     if chosen is not None or nearest is None:
         said = "The reference itself is picked" if chosen is not None else "The study holds only its reference"
-        accuracy = accuracy_in_words(study.reference)
-        return f"{said}: {size(study.reference.size_bytes)}{', ' if accuracy else ''}{accuracy}"
+        quality = quality_in_words(study.reference)
+        return f"{said}: {size(study.reference.size_bytes)}{', ' if quality else ''}{quality}"
     assert nearest.loss is not None
     allowed = f" at most {_allowed(study)}" if study.allowed_points is not None else " little enough"
     return f"No version is proven to lose{allowed}; the nearest, {nearest.name}, {loss_in_words(nearest.loss)}"
@@ -79,7 +87,7 @@ def loss_in_words(loss: Loss) -> str:
     >>> loss_in_words(Loss(0.2, -0.1, 0.5, 0.44, 3080, 20, 14))
     'loses 0.20\\xa0points (at most 0.44)'
     """
-    most = f"at most {points(loss.upper)}"
+    most = f"at most {bound(loss.upper)}"
     if abs(loss.points) < UNSEEN:
         return f"loses nothing that shows ({most}{NO_BREAK_SPACE}points)"
     if loss.points > 0:
@@ -89,8 +97,17 @@ def loss_in_words(loss: Loss) -> str:
 
 
 def points(value: float) -> str:
-    """Return percentage points without their unit, as precise as the gate's own sentences, with a true minus."""
+    """Return percentage points without their unit, with a true minus."""
     return number(value, 2).replace("-", "−")
+
+
+def bound(value: float) -> str:
+    """Return an upper bound in points, never shown lower than it is.
+
+    >>> bound(0.5012)
+    '0.51'
+    """
+    return points(ceil(value * 100 - 1e-9) / 100) if isfinite(value) else points(value)
 
 
 def verdict_in_words(entry: StudyEntry) -> str:
@@ -143,21 +160,48 @@ def remarks(study: StudyFile) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-def accuracy_in_words(entry: StudyEntry) -> str:
-    """Return the accuracy with half the width of its interval; empty when it was not measured."""
-    metric = entry.metric(ACCURACY)
-    return f"accuracy {plus_minus(metric)}" if metric is not None else ""
+def quality_in_words(entry: StudyEntry) -> str:
+    """Return what versions are ordered by, with half the width of its interval; empty when not measured."""
+    metric = entry.main_metric
+    if metric is None:
+        return ""
+    return f"{quality_in_sentence(entry)} {plus_minus(metric)}"
+
+
+def quality_in_sentence(entry: StudyEntry) -> str:
+    """Return the name of what versions are ordered by as it stands within a sentence."""
+    label = quality_label(entry)
+    return label if label[:2].isupper() else label[:1].lower() + label[1:]
+
+
+def quality_label(entry: StudyEntry) -> str:
+    """Return the name of what versions are ordered by: ``Accuracy``, ``nDCG at 10``."""
+    return read_as(entry.quality).label
 
 
 def plus_minus(metric: Metric) -> str:
-    """Return a share as ``96.2 ± 0.7 %``: the wider side of its interval.
+    """Return a metric as ``96.2 ± 0.7 %``: the wider side of its interval.
 
     >>> plus_minus(Metric("accuracy", 0.962, 0.955, 0.968, 3080))
     '96.2 ± 0.7\\xa0%'
     """
-    reach = 100 * max(metric.high - metric.value, metric.value - metric.low)
-    decimals = 2 if reach < 0.1 else 1
-    return f"{number(100 * metric.value, decimals)} ± {number(reach, decimals)}{NO_BREAK_SPACE}%"
+    if metric.low == metric.high:
+        return shown_value(metric)
+    words = read_as(metric.name)
+    low, value, high = (end * words.factor for end in (metric.low, metric.value, metric.high))
+    decimals = decimals_for(low, high, unit=words.unit)
+    return with_unit(f"{number(value, decimals)} ± {number(max(high - value, value - low), decimals)}", words.unit)
+
+
+def loss_name(study: StudyFile) -> str:
+    """Return the name of the metric that tells the loss; empty when nothing was compared."""
+    names = (metric.name for entry in study.entries for metric in entry.metrics)
+    return next((name for name in names if is_loss(name)), "")
+
+
+def is_loss(name: str) -> bool:
+    """Return whether a metric is a loss: its ends are not those of an interval, see ``gate.loss_metric``."""
+    return name.endswith(f"_loss_{POINTS}")
 
 
 PARTS = (("class", "classes"), ("slice", "slices"))
@@ -188,19 +232,20 @@ def _others(study: StudyFile) -> str:
         else entry.name
         for entry in failing
     ]
-    return f"{_counted(len(failing), 'version', 'versions')} of {len(judged)} must not replace the reference: {_listed(told)}."
+    counted = f"{_counted(len(failing), 'version', 'versions')} of {len(judged)}"
+    return f"{counted} must not replace the reference: {_listed(told)}."
 
 
 def _proof(study: StudyFile) -> str:
     losses = [entry.loss for entry in study.entries if entry.loss is not None]
     if not losses:
         return ""
-    texts = f"{number(losses[0].n)} test texts"
-    corpus = f" of {study.corpus.name}" if study.corpus.name else ""
+    what, counted_on = LOST.get(loss_name(study), ("quality", "rows"))
+    corpus = f" of {study.corpus.name}" if study.corpus.name and counted_on == "test texts" else ""
     allowed = f"; {_allowed(study)} are allowed" if study.allowed_points is not None else ""
     return (
-        f"Losses are of right answers on the same {texts}{corpus}, in percentage points; “at most” is the one-sided "
-        f"95{NO_BREAK_SPACE}% bound, and the gate reads that{allowed}."
+        f"Losses are of {what} on the same {number(losses[0].n)} {counted_on}{corpus}, in percentage points; "
+        f"“at most” is the one-sided 95{NO_BREAK_SPACE}% bound, and the gate reads that{allowed}."
     )
 
 
@@ -219,11 +264,13 @@ def _race(study: StudyFile) -> str:
 
 
 def machine_in_words(study: StudyFile) -> str:
-    """Return the machine and its threads in a few words; empty when they were not recorded."""
+    """Return the machine and the threads of the race in a few words; empty when they were not recorded."""
     machine, threads = study.environment.machine, study.environment.threads
-    cpu = machine if isinstance(machine, str) else str(machine.get("cpu", ""))
+    # Written in words, the processor comes first; its flags are left to the environment's table.
+    cpu = machine.partition(", ")[0] if isinstance(machine, str) else str(machine.get("cpu", ""))
     said = [cpu.strip()] if cpu.strip() else []
-    return ", ".join([*said, _counted(threads, "thread", "threads")] if threads else said)
+    raced = threads.get("race") if isinstance(threads, dict) else threads
+    return ", ".join([*said, _counted(raced, "thread", "threads")] if raced else said)
 
 
 def _allowed(study: StudyFile) -> str:

@@ -25,6 +25,7 @@ from tremplin.optimize.report.study_findings import (
     classes_in_words,
     headline,
     machine_in_words,
+    quality_in_sentence,
     remarks,
     shown_first,
 )
@@ -64,6 +65,8 @@ class StudyContext:
     eyebrow: str
     headline: str
     remarks: tuple[str, ...]
+    objectives: str
+    """What the front is drawn over, in words."""
     front: Figure | None
     front_table: Table | None
     """In the figure's place when nothing could be drawn."""
@@ -108,6 +111,7 @@ def study_context(study: StudyFile) -> StudyContext:
         eyebrow=f"Tremplin study {study.name}{corpus}",
         headline=headline(study),
         remarks=tuple(remarks(study)),
+        objectives=_objectives(study),
         front=front,
         front_table=front_table(study) if front is None else None,
         machine=machine_in_words(study),
@@ -133,11 +137,17 @@ def all_notes(study: StudyFile) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*study.corpus.notes, *study.notes, *of_steps)))
 
 
+def _objectives(study: StudyFile) -> str:
+    has_memory = any(entry.memory_bytes for entry in study.entries)
+    return f"{quality_in_sentence(study.reference)}, latency, rate{', memory' * has_memory} and size"
+
+
 def _errors(study: StudyFile) -> tuple[Errors, ...]:
     """Return where each version errs, the one to look at first first and the reference last."""
     first = shown_first(study)
     order = sorted(study.entries, key=lambda entry: (entry is not first, entry.is_reference))
-    return tuple(_errors_of(entry, study, is_first=entry is first) for entry in order)
+    compared = [entry for entry in order if entry.classes or entry.report]
+    return tuple(_errors_of(entry, study, is_first=entry is first) for entry in compared)
 
 
 def _errors_of(entry: StudyEntry, study: StudyFile, *, is_first: bool) -> Errors:

@@ -40,18 +40,19 @@ OF_STEP = {
 
 def steps_of(entry: StudyEntry) -> tuple[StepRecord, ...]:
     """Return the steps of a version, each with its time and its facts."""
-    if entry.lineage:
-        return entry.lineage
-    left = dict(entry.facts)
+    # What it began with is no step of the recipe.
+    told = tuple(record for record in entry.lineage if record.step in entry.steps)
+    known = {key for record in told for key in record.facts}
+    left = {key: value for key, value in entry.facts.items() if key not in known}
     found = []
-    # From the end: a fact that two steps noted is the later one's.
-    for step in reversed(entry.steps):
+    # From the end: a fact that two steps noted is the later one's. Joining two versions is in no lineage.
+    for step in reversed(entry.steps[len(told) :]):
         mine = {key: left.pop(key) for key in tuple(left) if _is_of(key, kind_of(step))}
         found.append(StepRecord(step, entry.seconds.get(step), mine))
     found.reverse()
     if left:
         found.append(StepRecord("in all", None, left))
-    return tuple(found)
+    return (*told, *found)
 
 
 def kind_of(step: str) -> str:

@@ -1,9 +1,10 @@
-"""The tables of a study: the front, the versions side by side, what classes and slices lose, steps, environment."""
+"""The tables of a study: the front, the versions side by side, losses by class and slice, steps, environment."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from tremplin.optimize.race import BATCH_ROWS
 from tremplin.optimize.report.cells import Cell, Row, Table, Tone, code, figure, words
@@ -20,15 +21,16 @@ from tremplin.optimize.report.numbers import (
 from tremplin.optimize.report.provenance import software_in_words
 from tremplin.optimize.report.study_file import Curve, Part, Ratios, StudyEntry, StudyFile
 from tremplin.optimize.report.study_findings import (
-    ACCURACY,
-    accuracy_in_words,
+    bound,
     broken_classes,
     broken_slices,
     chosen_of,
+    is_loss,
     losing,
     p50_of,
     plus_minus,
     points,
+    quality_label,
     verdict_in_words,
 )
 from tremplin.optimize.report.study_steps import facts_in_words, seconds_in_words, steps_of, worked_seconds
@@ -36,7 +38,8 @@ from tremplin.optimize.report.wording import read_as, shown_interval, shown_valu
 
 NOT_RECORDED = "not recorded"
 FIRST_METRICS = (
-    ACCURACY,
+    "accuracy",
+    "ndcg_at_10",
     "macro_f1",
     "label_agreement",
     "coverage",
@@ -45,8 +48,6 @@ FIRST_METRICS = (
     "out_of_scope_auroc",
     "answers_flipped_by_batch",
 )
-LOSS_METRIC = "accuracy_loss_points"
-"""Has rows of its own: its ends are not those of an interval."""
 
 
 def front_table(study: StudyFile) -> Table:
@@ -54,13 +55,13 @@ def front_table(study: StudyFile) -> Table:
     chosen = chosen_of(study)
     rows = []
     for entry in sorted(study.entries, key=lambda item: (p50_of(item), item.size_bytes, item.name)):
-        accuracy, speed = entry.metric(ACCURACY), entry.speed
+        speed = entry.speed
         rows.append(
             Row(
                 (
                     words(entry.name, "chosen" if entry is chosen else ""),
                     verdict_cell(entry),
-                    figure(plus_minus(accuracy) if accuracy is not None else NOT_MEASURED),
+                    figure(plus_minus(entry.main_metric) if entry.main_metric is not None else NOT_MEASURED),
                     loss_cell(entry),
                     ratio_cell(entry.faster_alone),
                     figure(duration(speed.p50_ms) if speed is not None else NOT_MEASURED),
@@ -69,55 +70,71 @@ def front_table(study: StudyFile) -> Table:
                 )
             )
         )
-    head = ("Version", "Verdict", "Accuracy", "Loss, points", "Faster", "p50", "Size", "Front")
+    quality = quality_label(study.reference)
+    head = ("Version", "Verdict", quality, "Loss, points", "Faster", "p50", "Size", "Front")
     return Table("The versions, the fastest first", head, tuple(rows))
 
 
 def study_versions_table(study: StudyFile) -> Table:
-    """Return everything measured, a column a version: size, speed, quality, verdict."""
-    entries, reference = study.entries, study.reference
+    """Return everything measured, a column a version: verdict, cost, speed, quality."""
+    rows = [*_verdict_rows(study), *_cost_rows(study), *_speed_rows(study), *_quality_rows(study)]
+    if any(entry.published for entry in study.entries):
+        rows += [Row((words("Registry"),)), _row(study, "Published as", lambda entry: code(entry.published or ""))]
+    return Table("Versions side by side", ("", *(entry.name for entry in study.entries)), tuple(rows))
 
-    def row(label: str, cell: Callable[[StudyEntry], Cell], note: str = "") -> Row:
-        return Row((words(label, note), *(cell(entry) for entry in entries)))
 
-    rows = [Row((words("Verdict"),))]
-    rows.append(row("Loss", loss_cell, "points of accuracy; “at most” is the one-sided 95 % bound"))
-    rows.append(
-        row("Rows lost and gained", _lost_and_gained, "where only the reference is right, and only the version")
-    )
-    rows.append(row("Gate", lambda entry: replace(verdict_cell(entry), is_number=True)))
-    rows += [Row((words("Cost"),)), row("Size", lambda entry: _size_cell(entry, reference), "graph and tokenizer")]
-    if any(entry.memory_bytes for entry in entries):
-        rows.append(row("Peak memory", _memory_cell))
-    rows.append(Row((words("Speed, from a text to its answer"),)))
-    runs = max((entry.speed.latency_n for entry in entries if entry.speed is not None), default=0)
-    for label, name in (("p50", "p50_ms"), ("p95", "p95_ms"), ("p99", "p99_ms")):
-        note = f"one text alone, {number(runs)} runs or fewer" if name == "p50_ms" else ""
-        rows.append(row(f"Latency {label}", lambda entry, name=name: _latency_cell(entry, name), note))  # type: ignore[misc]
-    rows.append(
-        row("Rate", _rate_cell, f"in batches of {BATCH_ROWS} as texts come; median and spread over rounds")
-    )
-    rows.append(
-        row(
-            "Faster alone", lambda entry: ratio_cell(entry.faster_alone), "median and spread of the rounds’ ratios"
-        )
-    )
-    rows.append(row("Faster in batches", lambda entry: ratio_cell(entry.faster_batched)))
-    rows.append(Row((words("Quality, with the 95 % interval"),)))
-    for name in metric_names(entries):
-        rows.append(
-            row(read_as(name).label, lambda entry, name=name: _metric_cell(entry, name), read_as(name).meaning)
-        )  # type: ignore[misc]
-    if any(entry.published for entry in entries):
-        rows += [Row((words("Registry"),)), row("Published as", lambda entry: code(entry.published or ""))]
-    return Table("Versions side by side", ("", *(entry.name for entry in entries)), tuple(rows))
+def _row(study: StudyFile, label: str, cell: Callable[[StudyEntry], Cell], note: str = "") -> Row:
+    return Row((words(label, note), *(cell(entry) for entry in study.entries)))
+
+
+def _verdict_rows(study: StudyFile) -> list[Row]:
+    both = "where the version is worse than the reference, and where it is better"
+    return [
+        Row((words("Verdict"),)),
+        _row(study, "Loss", loss_cell, "in points; “at most” is the one-sided 95 % bound"),
+        _row(study, "Rows lost and gained", _lost_and_gained, both),
+        # To the right as the figures around it.
+        _row(study, "Gate", lambda entry: replace(verdict_cell(entry), is_number=True)),
+    ]
+
+
+def _cost_rows(study: StudyFile) -> list[Row]:
+    rows = [
+        Row((words("Cost"),)),
+        _row(study, "Size", partial(_size_cell, study.reference), "graph and tokenizer"),
+    ]
+    if any(entry.memory_bytes for entry in study.entries):
+        rows.append(_row(study, "Peak memory", _memory_cell))
+    return rows
+
+
+def _speed_rows(study: StudyFile) -> list[Row]:
+    batches = f"in batches of {BATCH_ROWS} as texts come; median and spread over rounds"
+    return [
+        Row((words("Speed, from a text to its answer"),)),
+        _row(study, "Latency p50", partial(_latency_cell, "p50_ms"), "one text alone"),
+        _row(study, "Latency p95", partial(_latency_cell, "p95_ms")),
+        _row(study, "Latency p99", partial(_latency_cell, "p99_ms")),
+        _row(study, "Runs", _runs_cell, "that latency is of"),
+        _row(study, "Rate", _rate_cell, batches),
+        _row(study, "Faster alone", lambda e: ratio_cell(e.faster_alone), "median and spread over rounds"),
+        _row(study, "Faster in batches", lambda e: ratio_cell(e.faster_batched)),
+    ]
+
+
+def _quality_rows(study: StudyFile) -> list[Row]:
+    found = [read_as(name) for name in metric_names(study.entries)]
+    return [
+        Row((words("Quality, with the 95 % interval"),)),
+        *(_row(study, metric.label, partial(_metric_cell, metric.name), metric.meaning) for metric in found),
+    ]
 
 
 def metric_names(entries: Sequence[StudyEntry]) -> list[str]:
     """Return the names of all metrics, those every reader looks for first."""
     found = dict.fromkeys(metric.name for entry in entries for metric in entry.metrics)
     first = [name for name in FIRST_METRICS if name in found]
-    return first + [name for name in found if name not in (*first, LOSS_METRIC)]
+    return first + [name for name in found if name not in first and not is_loss(name)]
 
 
 def verdict_cell(entry: StudyEntry) -> Cell:
@@ -130,7 +147,7 @@ def loss_cell(entry: StudyEntry) -> Cell:
     """Return the loss in points and what it may be at most."""
     if entry.loss is None:
         return figure("—")
-    return figure(points(entry.loss.points), f"at most {points(entry.loss.upper)}")
+    return figure(points(entry.loss.points), f"at most {bound(entry.loss.upper)}")
 
 
 def ratio_cell(ratios: Ratios | None) -> Cell:
@@ -256,7 +273,7 @@ def entry_table(study: StudyFile, entry: StudyEntry) -> Table:
     facts = [
         ("Verdict", verdict_in_words(entry)),
         ("Size", size(entry.size_bytes)),
-        ("Accuracy", accuracy_in_words(entry).removeprefix("accuracy ") or NOT_MEASURED),
+        (quality_label(entry), plus_minus(entry.main_metric) if entry.main_metric is not None else NOT_MEASURED),
         ("Steps", " → ".join(entry.steps) or NOT_RECORDED),
         ("Labels", _labels(study)),
     ]
@@ -281,11 +298,13 @@ def _environment(study: StudyFile) -> Iterator[tuple[str, Cell]]:
             yield "System", words(str(machine["system"]))
     else:
         yield "Machine", words(machine or NOT_RECORDED)
-    yield "Threads", words(str(environment.threads or NOT_RECORDED))
+    yield "Threads", words(_threads(study))
     python = {"python": environment.python} if environment.python else {}
     yield "Software", words(software_in_words({**python, **environment.versions}))
     yield "Date", words(environment.date or (run.updated_at if run is not None else NOT_RECORDED))
     yield "Began with", words(run.source if run is not None else NOT_RECORDED)
+    if run is not None and run.published:
+        yield "Published", words(", ".join(run.published))
     yield "Data", words(corpus.name or NOT_RECORDED)
     yield "SHA-256 of the data", code(corpus.sha256)
     yield "Texts", words(_texts(study))
@@ -311,6 +330,13 @@ def _texts(study: StudyFile) -> str:
     return ", ".join(f"{number(n)} {purpose}" for purpose, n in parts if n) or NOT_RECORDED
 
 
+def _threads(study: StudyFile) -> str:
+    threads = study.environment.threads
+    if isinstance(threads, dict):
+        return ", ".join(f"{kind} {number(count)}" for kind, count in threads.items())
+    return NOT_RECORDED if threads is None else number(threads)
+
+
 def _labels(study: StudyFile) -> str:
     labels = study.corpus.labels
     if isinstance(labels, tuple):
@@ -328,7 +354,7 @@ def _lost_and_gained(entry: StudyEntry) -> Cell:
     )
 
 
-def _size_cell(entry: StudyEntry, reference: StudyEntry) -> Cell:
+def _size_cell(reference: StudyEntry, entry: StudyEntry) -> Cell:
     if entry is reference or not entry.size_bytes:
         return figure(size(entry.size_bytes))
     return figure(size(entry.size_bytes), smaller_in_words(reference.size_bytes / entry.size_bytes))
@@ -338,8 +364,12 @@ def _memory_cell(entry: StudyEntry) -> Cell:
     return figure(size(entry.memory_bytes) if entry.memory_bytes else NOT_MEASURED)
 
 
-def _latency_cell(entry: StudyEntry, name: str) -> Cell:
+def _latency_cell(name: str, entry: StudyEntry) -> Cell:
     return figure(NOT_MEASURED if entry.speed is None else duration(getattr(entry.speed, name)))
+
+
+def _runs_cell(entry: StudyEntry) -> Cell:
+    return figure(NOT_MEASURED if entry.speed is None else number(entry.speed.latency_n))
 
 
 def _rate_cell(entry: StudyEntry) -> Cell:
@@ -349,7 +379,7 @@ def _rate_cell(entry: StudyEntry) -> Cell:
     return figure(rate(entry.speed.rate_per_s), f"[{significant(min(rounds))}, {significant(max(rounds))}]")
 
 
-def _metric_cell(entry: StudyEntry, name: str) -> Cell:
+def _metric_cell(name: str, entry: StudyEntry) -> Cell:
     metric = entry.metric(name)
     return figure("—" if entry.is_reference and metric is None else shown_value(metric), shown_interval(metric))
 

@@ -16,7 +16,7 @@ MOMENTUM = 0.95
 """Of the moving range of an activation."""
 
 
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(nn.Module):  # type: ignore[misc]  # torch is not seen by the type checker
     """A linear layer whose input is rounded to uint8 and whose weight to int8 per output."""
 
     low: Tensor

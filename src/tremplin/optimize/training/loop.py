@@ -196,7 +196,7 @@ class _Run:
                 f"learning rate (now {self.schedule.learning_rate:g}), or look for broken texts or labels."
             )
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.module.parameters(), self.schedule.clip_norm)
         factor = self._factor()
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tremplin.optimize.network.torch_network import TorchNetwork
 
 
-class LowRank(nn.Module):
+class LowRank(nn.Module):  # type: ignore[misc]  # torch is not seen by the type checker
     """A linear layer that is frozen, and its correction."""
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:

@@ -19,6 +19,7 @@ from tremplin.optimize.report.compare import (
 from tremplin.optimize.report.evidence import read_evidence
 from tremplin.optimize.report.findings import headline, main_metric, metric_beside, metric_finding, remarks
 from tremplin.optimize.report.verdict import Outcome, verdict_of
+from tremplin.optimize.report.wording import read_as
 from tremplin.registry.passport import Bound, Metric, Quality, share_metric
 
 

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_samples import BROKEN, COMMAND, HOSTILE, NOTES, bare_document, study_document, write_run
+from study_samples import (
+    BROKEN,
+    COMMAND,
+    HOSTILE,
+    MACHINE,
+    NOTES,
+    bare_document,
+    encoder_document,
+    study_document,
+    write_run,
+)
 
 from tremplin.errors import BadInput
 from tremplin.optimize.report.page import style_source
@@ -125,6 +135,7 @@ def test_the_title_is_the_finding(study: StudyFile) -> None:
         # the front
         "3 of 3 versions are on the front: balanced answers in 2.2 ms with 8.21 MB",
         "✓ passes", "✗ 1 class broken", "tiny (fails)",
+        "in accuracy, latency, rate, memory and size",
         # losses
         "1 of 2 is proven to lose at most 0.6 points on average",
         f"'{BROKEN}' is broken: 87 of 192 rows lost and 0 gained, 45.3 points where 10 are tolerated",
@@ -145,7 +156,7 @@ def test_the_title_is_the_finding(study: StudyFile) -> None:
         "50.0 % of the weights are 0, 13.1 MB compressed instead of 20.4 MB", "wonder 0.250",
         "worked for reference", "Steps, 19.1 min of work in all",
         # recipe, environment, command
-        "keep: 4", "torch 2.13.0", "python 3.11.9", "2026-03-02", "e3b0c44298fc1c149afbf4c8996fb924",
+        "avx2 fma avx512_vnni", "training 2, race 1", "keep: 4", "torch 2.13.0", "python 3.11.9", "2026-03-02", "e3b0c44298fc1c149afbf4c8996fb924",
         "8 611 to learn from, 1 519 to choose on, 3 072 to test on, 900 out of scope",
         COMMAND, "tremplin report --run banking",
         # failures and notes
@@ -187,6 +198,25 @@ def test_a_study_with_nothing_but_the_figures_has_a_page(bare: StudyFile) -> Non
         "distil for balanced: best score 0.9445",
     ):
         assert sentence in page.text
+
+
+def test_a_machine_may_be_told_in_fields(tmp_path: Path) -> None:
+    document = study_document()
+    document["environment"] |= {"machine": MACHINE, "threads": 2}
+    text = Page(study_page(study_of(tmp_path, document))).text
+    assert "on AMD EPYC 9354 32-Core Processor, 2 threads;" in text
+    assert "2, from the cgroup quota" in text
+
+
+def test_a_study_of_encoders_speaks_of_search(tmp_path: Path) -> None:
+    text = Page(study_page(study_of(tmp_path, encoder_document()))).text
+    assert "Losses are of nDCG at 10 on the same 900 queries, in percentage points" in text
+    assert "in nDCG at 10, latency, rate, memory and size" in text
+    assert "70.5 ± 1.1 %" in text or "70.6 ± 1.1 %" in text
+    assert "Cosine mean" in text
+    # Nothing is compared by class, and no loss is shown as if it were a metric.
+    assert "Where each version errs" not in text
+    assert "nDCG loss" not in text
 
 
 def test_tables_are_rectangular(study: StudyFile) -> None:
@@ -250,7 +280,7 @@ def test_when_nothing_passes_the_nearest_is_named(tmp_path: Path) -> None:
     document["entries"][1] |= {"passes": False, "reasons": ["it may lose 0.43 points"]}
     document["allowed_points"] = 0.1
     study = study_of(tmp_path, document)
-    assert plain(headline(study)).startswith("No version is proven to lose at most 0.1 points; the nearest, balanced,")
+    assert plain(headline(study)).startswith("No version is proven to lose at most 0.1 points; the nearest, balanced")
     assert "None is proven to lose at most 0.1 points" in Page(study_page(study)).text
     assert verdict_in_words(study.entry("balanced")) == "✗ not proven"
 
@@ -302,6 +332,17 @@ def test_facts_find_their_steps(bare: StudyFile) -> None:
     assert list(told) == list(bare.entry("balanced").steps)
 
 
+def test_what_joins_two_versions_is_a_step_of_its_own(tmp_path: Path) -> None:
+    document = study_document()
+    joined = document["entries"][1]
+    joined["steps"].append("cascade(first=tiny, threshold=0.870)")
+    joined["facts"] |= {"threshold": 0.87, "escalated_test": 0.13}
+    *before, last = steps_of(study_of(tmp_path, document).entry("balanced"))
+    assert (last.step, last.seconds) == ("cascade(first=tiny, threshold=0.870)", None)
+    assert last.facts == {"threshold": 0.87, "escalated_test": 0.13}
+    assert [record.step for record in before] == joined["steps"][:-1]
+
+
 def test_steps_that_versions_share_are_counted_once(study: StudyFile) -> None:
     alone = [sum(record.seconds or 0 for record in steps_of(entry)) for entry in study.entries]
     assert worked_seconds(study.entries) == pytest.approx(sum(alone) - 2 * 384.2)
@@ -309,7 +350,7 @@ def test_steps_that_versions_share_are_counted_once(study: StudyFile) -> None:
 
 def test_facts_of_another_form_are_shown_as_they_are() -> None:
     assert facts_in_words({"layers": None, "new_fact": [1]}) == "layers None; new fact [1]"
-    assert facts_in_words({"threshold": 0.875, "escalated_test": 0.13}).startswith("the first answers when it is at")
+    assert facts_in_words({"threshold": 0.875, "escalated_test": 0.13}).startswith("the first answers when")
     assert facts_in_words({}) == ""
 
 
