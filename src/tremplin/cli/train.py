@@ -30,7 +30,7 @@ def train(
     method: Annotated[
         Method,
         typer.Option(
-            help="head: on frozen features, in seconds. fine-tune: encoder and head. few-shot: a handful of texts a "
+            help="head: on frozen features, in seconds. fine-tune: encoder and head. few-shot: a few texts a "
             "label. pairs: an encoder for search. words: a label for each word."
         ),
     ] = Method.HEAD,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import ceil
 from pathlib import Path
 
 from tremplin.console.contexts import (
@@ -23,7 +24,7 @@ from tremplin.errors import BadInput
 from tremplin.optimize.recipes.run_folder import STUDY_FILE
 from tremplin.optimize.report.plots import ParetoPoint, pareto_chart
 from tremplin.optimize.report.study_file import StudyEntry, StudyFile, read_study
-from tremplin.optimize.report.study_findings import bound, broken_classes, chosen_of, losing, shown_first
+from tremplin.optimize.report.study_findings import broken_classes, chosen_of, losing, shown_first
 from tremplin.optimize.report.study_steps import steps_of, worked_seconds
 
 MAX_CLASSES = 10
@@ -163,14 +164,13 @@ def loss_text(points: float | None, upper: float | None, language: Language) -> 
 
 def points_text(value: float, language: Language, digits: int = 2) -> str:
     """Return percentage points with their unit; in French the plural begins at 2."""
-    form = "one" if language.code == "fr" and abs(value) < 2 else "other"
-    return f"{language.number(value, digits)}{NBSP}{language('points.' + form)}"
+    unit = language("unit." + ("point" if language.code == "fr" and abs(value) < 2 else "points"))
+    return f"{language.number(value, digits)}{NBSP}{unit}"
 
 
 def upper_text(value: float, language: Language) -> str:
     """Return an upper bound in points without their unit, rounded upwards."""
-    text = bound(value)
-    return text.replace(".", ",") if language.code == "fr" else text
+    return language.number(ceil(value * 100 - 1e-9) / 100, 2)
 
 
 def share_text(share: Spread, language: Language) -> str:
@@ -236,7 +236,7 @@ def front_plot(study: StudyFile, language: Language) -> Plot | None:
                 language.ms(p50_ms),
                 share_text(accuracy, language),
                 language.size(entry.size_bytes),
-                language("study.yes" if entry.on_front else "study.no"),
+                language("on_front." + ("yes" if entry.on_front else "no")),
             )
             for entry, accuracy, p50_ms in measured
         ),

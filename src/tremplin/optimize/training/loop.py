@@ -25,7 +25,9 @@ from tremplin.errors import TrainingFailed
 from tremplin.optimize.training.batches import Numbers, epoch_batches
 from tremplin.progress import Progress, silent
 
-CHECKPOINT_EVERY_S = 20.0
+CHECKPOINT_EVERY_S = 2.0
+SAVING_SHARE = 0.05
+"""Share of the time that may go into checkpoints: those of large networks are written less often."""
 HEAD_PARTS = ("head.",)
 
 
@@ -152,7 +154,7 @@ class _Run:
         self._best_state: dict[str, Tensor] = {}
         self._loss_sum, self._loss_count = 0.0, 0
         self._seconds_before, self._started = 0.0, time.monotonic()
-        self._saved = time.monotonic()
+        self._saved, self._saving_s = time.monotonic(), 0.0
         torch.manual_seed(schedule.seed)
 
     def _chosen_steps(self) -> set[int]:
@@ -248,13 +250,15 @@ class _Run:
 
     def keep(self) -> None:
         """Save the state when the last time is long enough ago; after an evaluation, so that none is left out."""
-        if self.checkpoint is not None and time.monotonic() - self._saved > CHECKPOINT_EVERY_S:
+        due = max(CHECKPOINT_EVERY_S, self._saving_s / SAVING_SHARE)
+        if self.checkpoint is not None and time.monotonic() - self._saved > due:
             self.save()
 
     def save(self) -> None:
         """Write the state beside its place, then rename: a killed process leaves the one before."""
         if self.checkpoint is None:
             return
+        started = time.monotonic()
         state: dict[str, Any] = {
             "of": repr((self.schedule, len(self.lengths), int(self.lengths.sum()))),
             "step": self.step,
@@ -273,6 +277,7 @@ class _Run:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, self.checkpoint)
+        self._saving_s = time.monotonic() - started
         self._saved = time.monotonic()
 
     def restore(self) -> None:

@@ -58,7 +58,13 @@ ENVIRONMENT: dict[str, Any] = {
 }
 MACHINE = asdict(
     Machine(
-        "AMD EPYC 9354 32-Core Processor", "x86_64", 2, "cgroup quota", 8_589_934_592, ("avx2", "fma"), "Linux 6.12"
+        "AMD EPYC 9354 32-Core Processor",
+        "x86_64",
+        2,
+        "cgroup quota",
+        8_589_934_592,
+        ("avx2", "fma"),
+        "Linux 6.12",
     )
 )
 CORPUS = {
@@ -105,7 +111,15 @@ def bare_document() -> dict[str, Any]:
     for key in ("environment", "corpus", "seed", "allowed_points", "class_tolerance_points"):
         document.pop(key, None)
     for entry in document["entries"]:
-        for key in ("quality", "report", "memory_bytes", "published", "broken_classes", "broken_slices", "lineage"):
+        for key in (
+            "quality",
+            "report",
+            "memory_bytes",
+            "published",
+            "broken_classes",
+            "broken_slices",
+            "lineage",
+        ):
             entry.pop(key, None)
         for curve in entry["curves"]:
             curve.pop("step", None)
@@ -121,7 +135,13 @@ def encoder_document() -> dict[str, Any]:
         if loss is not None:
             loss |= {"n": 900}
             metrics += [
-                {"name": "ndcg_loss_points", "value": loss["points"], "low": -0.1, "high": loss["upper"], "n": 900},
+                {
+                    "name": "ndcg_loss_points",
+                    "value": loss["points"],
+                    "low": -0.1,
+                    "high": loss["upper"],
+                    "n": 900,
+                },
                 {"name": "cosine_mean", "value": 0.9978, "low": 0.9975, "high": 0.9981, "n": 512},
             ]
         entry |= {

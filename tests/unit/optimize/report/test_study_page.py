@@ -280,7 +280,9 @@ def test_when_nothing_passes_the_nearest_is_named(tmp_path: Path) -> None:
     document["entries"][1] |= {"passes": False, "reasons": ["it may lose 0.43 points"]}
     document["allowed_points"] = 0.1
     study = study_of(tmp_path, document)
-    assert plain(headline(study)).startswith("No version is proven to lose at most 0.1 points; the nearest, balanced")
+    assert plain(headline(study)).startswith(
+        "No version is proven to lose at most 0.1 points; the nearest, balanced"
+    )
     assert "None is proven to lose at most 0.1 points" in Page(study_page(study)).text
     assert verdict_in_words(study.entry("balanced")) == "✗ not proven"
 

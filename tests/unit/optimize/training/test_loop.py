@@ -77,6 +77,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, die_at: int
 ) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(loop, "SAVING_SHARE", 1e9)
     whole, broken = Line(), Line()
     expected = teach(whole, SCHEDULE)
     checkpoint = tmp_path / "run.checkpoint"
@@ -92,6 +93,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
 
 def test_a_checkpoint_of_another_run_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(loop, "SAVING_SHARE", 1e9)
     checkpoint = tmp_path / "run.checkpoint"
     with pytest.raises(Killed):
         teach(Line(), SCHEDULE, checkpoint=checkpoint, die_at=20)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from tremplin.errors import MissingExtra
+from tremplin.optimize.passes.graph import read_graph
 from tremplin.optimize.recipes.corpus import Corpus
 from tremplin.optimize.recipes.stage import Stage, StageRecord
 from tremplin.optimize.run_graph import run_rows
@@ -90,9 +91,8 @@ def features_of(stage: Stage, texts: Sequence[str], workshop: Workshop) -> NDArr
 
 def initializers_of(graph: Path) -> Sequence[onnx.TensorProto]:
     """Return the constants of a graph."""
-    from tremplin.optimize.passes.graph import read_graph
-
-    return read_graph(graph).graph.initializer
+    found: Sequence[onnx.TensorProto] = read_graph(graph).graph.initializer
+    return found
 
 
 def need_torch(threads: int) -> None:
