@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 
 from benchmarks import compression, first_run
-from benchmarks.optimize import intents
+from benchmarks.optimize import tiers
 from benchmarks.record import Result, draw, keep
 from benchmarks.serving import against_peers, cached, classes, cores, limit, overload, soak
 
@@ -25,7 +25,8 @@ SERVING: dict[str, Callable[[argparse.Namespace], Result]] = {
     "soak": lambda chosen: soak.run(minutes=chosen.minutes),
 }
 OPTIMIZING: dict[str, Callable[[argparse.Namespace], Result]] = {
-    "intents": lambda chosen: intents.run(chosen.rounds),
+    "intents": lambda chosen: tiers.run(tiers.INTENTS, chosen.rounds),
+    "sentiment": lambda chosen: tiers.run(tiers.SENTIMENT, chosen.rounds),
     "steps": lambda chosen: _steps(chosen.rounds),
 }
 SCENARIOS: dict[str, Callable[[argparse.Namespace], Result]] = {

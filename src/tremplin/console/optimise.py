@@ -59,7 +59,7 @@ def optimise_page(
     if not desk.can_train():
         return OptimisePage(panel, "no_torch", None, (*INSTALL, command))
     busy = next((row.status.name for row in panel.runs if _is_active(row.status)), "")
-    filled = DEFAULTS | {"model": models[0]} | dict(values or {})
+    filled = {**DEFAULTS, "model": models[0], **(values or {})}
     return OptimisePage(panel, "", StartForm(models, filled, desk.max_upload_bytes, busy, refusal), ())
 
 

@@ -69,7 +69,7 @@ class RunOrder:
 
 def read_order(fields: Mapping[str, str], models: Sequence[str]) -> RunOrder:
     """Return what the form asks, files aside; raises Refused naming the field to correct."""
-    given = DEFAULTS | {name: value.strip() for name, value in fields.items() if value.strip()}
+    given = {**DEFAULTS, **{name: value.strip() for name, value in fields.items() if value.strip()}}
     name, model = given["name"], given["model"]
     if model not in models:
         raise Refused("model_unknown", "model")

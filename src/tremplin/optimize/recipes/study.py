@@ -28,7 +28,14 @@ from tremplin.optimize.gate import Gate
 from tremplin.optimize.measure import Effort, measure_speed
 from tremplin.optimize.passes.cascade import Cascade
 from tremplin.optimize.race import Result, Runner, race
-from tremplin.optimize.recipes.evidence import ClassifierExaminer, Evidence, Examiner, keep_evidence, load_evidence
+from tremplin.optimize.recipes.evidence import (
+    FLIP_ROWS,
+    ClassifierExaminer,
+    Evidence,
+    Examiner,
+    keep_evidence,
+    load_evidence,
+)
 from tremplin.optimize.recipes.finish import Finished, answers_of
 from tremplin.optimize.recipes.recipe import Recipe
 from tremplin.optimize.recipes.runner import run_recipe
@@ -60,6 +67,8 @@ class StudyOptions:
     class_tolerance_points: float = 10.0
     """What one class may lose before it counts as broken, when that is proven."""
     target_accuracy: float = 0.95
+    flip_rows: int = FLIP_ROWS
+    """Test texts answered alone and in a batch, to count answers that change."""
     race_threads: int = 1
     race_rounds: int = 5
     race_seconds: float = 0.5
@@ -199,6 +208,7 @@ def classifier_examiner(workshop: Workshop, options: StudyOptions) -> Examiner:
         workshop.corpus,
         gate,
         target_accuracy=options.target_accuracy,
+        flip_rows=options.flip_rows,
         threads=workshop.threads,
         seed=workshop.seed,
     )
@@ -210,7 +220,7 @@ class _Judge:
     def __init__(self, folder: Path, workshop: Workshop, options: StudyOptions, examiner: Examiner | None) -> None:
         self._folder, self._workshop = folder / "versions", workshop
         self._examiner = examiner or classifier_examiner(workshop, options)
-        self._options_key = repr((options.allowed_points, options.class_tolerance_points, options.target_accuracy))
+        self._options_key = repr(replace(options, race_threads=1, race_rounds=1, race_seconds=1.0))
         self._reference_key = ""
 
     def entry(self, name: str, recipe: str, stage: Stage) -> Entry:

@@ -15,7 +15,7 @@ from tremplin.optimize.report.plots import (
     pareto_chart,
 )
 from tremplin.optimize.report.study_file import Curve, StudyEntry, StudyFile
-from tremplin.optimize.report.study_findings import bound, chosen_of, points, verdict_in_words
+from tremplin.optimize.report.study_findings import bound, chosen_of, points, rounded_up, verdict_in_words
 from tremplin.optimize.report.study_steps import TRAINED, kind_of, steps_of
 from tremplin.optimize.report.study_tables import confused_pairs, confused_table, curve_table, front_table
 from tremplin.optimize.report.wording import read_as
@@ -74,7 +74,7 @@ def losses_figure(study: StudyFile) -> Figure | None:
             label=entry.name,
             value=loss.points,
             low=min(loss.low, loss.points),
-            high=max(loss.upper, loss.points),
+            high=rounded_up(max(loss.upper, loss.points)),
             bound=allowed,
             is_met=None if allowed is None else loss.upper <= allowed,
         )

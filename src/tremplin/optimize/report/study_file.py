@@ -96,7 +96,7 @@ class StudyEntry:
     broken_classes: tuple[str, ...] | None = None
     broken_slices: tuple[str, ...] | None = None
     lineage: tuple[StepRecord, ...] = ()
-    """What it began with, then the steps with the facts of each; without it facts are told apart by their names."""
+    """What it began with, then the steps with the facts of each; without it facts are told by their names."""
 
     @property
     def is_reference(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
 from math import ceil, isfinite
 
 from tremplin.optimize.gate import Loss
@@ -107,7 +106,12 @@ def bound(value: float) -> str:
     >>> bound(0.5012)
     '0.51'
     """
-    return points(ceil(value * 100 - 1e-9) / 100) if isfinite(value) else points(value)
+    return points(rounded_up(value))
+
+
+def rounded_up(value: float) -> float:
+    """Return a bound in points rounded up to what is shown of it."""
+    return ceil(value * 100 - 1e-9) / 100 if isfinite(value) else value
 
 
 def verdict_in_words(entry: StudyEntry) -> str:

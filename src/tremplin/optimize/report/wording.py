@@ -127,4 +127,4 @@ def _decimals(metric: Metric) -> int:
 def _label(name: str) -> str:
     words = [ACRONYMS.get(word, word) for word in name.split("_") if word and word != POINTS]
     label = " ".join(words) or name
-    return label[:1].upper() + label[1:]
+    return label if words and words[0] in ACRONYMS.values() else label[:1].upper() + label[1:]
