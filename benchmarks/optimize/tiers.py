@@ -81,9 +81,9 @@ def run(texts: Texts, rounds: int = 5) -> Result:
         scenario=f"Optimising: six tiers on {texts.title}",
         setting=(
             f"{texts.title}, {len(corpus.train)} training texts, {len(corpus.labels)} labels, "
-            f"{len(corpus.test)} judged; training on all cores, measured with one thread: text in, answer out, the "
-            f"same texts in turn, {rounds} rounds. Faster than: the fp32 graph of the fine-tuned teacher. Loss in points against the "
-            "teacher; 'at most' is its one-sided 95 % bound."
+            f"{len(corpus.test)} judged; training on all cores, measured with one thread: text in, answer out, "
+            f"the same texts in turn, {rounds} rounds. Faster than: the fp32 graph of the fine-tuned teacher. Loss in "
+            "points against the teacher; 'at most' is its one-sided 95 % bound."
         ),
         figures=figures,
         notes=_notes(study),
