@@ -82,8 +82,8 @@ def run(texts: Texts, rounds: int = 5) -> Result:
         setting=(
             f"{texts.title}, {len(corpus.train)} training texts, {len(corpus.labels)} labels, "
             f"{len(corpus.test)} judged; training on all cores, measured with one thread: text in, answer out, "
-            f"the same texts in turn, {rounds} rounds. Faster than: the fp32 graph of the fine-tuned teacher. Loss in "
-            "points against the teacher; 'at most' is its one-sided 95 % bound."
+            f"the same texts in turn, {rounds} rounds. Faster than: the fp32 graph of the fine-tuned teacher. "
+            "Loss in points against the teacher; 'at most' is its one-sided 95 % bound."
         ),
         figures=figures,
         notes=_notes(study),

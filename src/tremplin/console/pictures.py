@@ -260,6 +260,7 @@ CHART_PHRASES = (
     "nothing was measured",
     "not measured",
     "more in the table",
+    "logarithmic",
     "not proven",
     "dominated",
     "chosen",

@@ -130,15 +130,33 @@ def _spread(ratios: tuple[float, float, float] | None) -> Spread | None:
 
 
 def finding_text(finding: Finding, language: Language) -> str:
-    """Return the finding as one sentence."""
+    """Return the finding as one sentence that names the version."""
+    if finding.version and finding.passes:
+        return language("finding.best", version=finding.version, why=_why(finding, language))
+    return finding_why(finding, language)
+
+
+def finding_why(finding: Finding, language: Language) -> str:
+    """Return the finding as a sentence under the version's name."""
     if not finding.version:
         return language("finding.alone")
-    loss = loss_text(finding.loss_points, finding.loss_upper, language)
     if not finding.passes:
+        loss = loss_text(finding.loss_points, finding.loss_upper, language)
         return language("finding.none", version=finding.version, loss=loss)
+    why = _why(finding, language)
+    return f"{why[0].upper()}{why[1:]}."
+
+
+def _why(finding: Finding, language: Language) -> str:
+    """Return what a version that passes costs and gains: speed, size, loss."""
     size, before = language.size(finding.size_bytes), language.size(finding.reference_size_bytes)
-    speed = f"{faster_text(finding.faster_alone, language)}, " if finding.faster_alone is not None else ""
-    return language("finding.best", version=finding.version, speed=speed, size=size, before=before, loss=loss)
+    return ", ".join(
+        [
+            *([faster_text(finding.faster_alone, language)] if finding.faster_alone is not None else []),
+            language("finding.size", size=size, before=before),
+            loss_text(finding.loss_points, finding.loss_upper, language),
+        ]
+    )
 
 
 def faster_text(ratio: Spread, language: Language) -> str:
@@ -217,7 +235,7 @@ def front_plot(study: StudyFile, language: Language) -> Plot | None:
         )
         for entry, accuracy, p50_ms in measured
     ]
-    title = finding_text(finding_of(study), language)
+    title = _front_title(finding_of(study), language)
     latencies = [p50_ms for _, _, p50_ms in measured]
     picture = pareto_chart(
         title,
@@ -242,3 +260,12 @@ def front_plot(study: StudyFile, language: Language) -> Plot | None:
         ),
     )
     return Plot(title, in_language(picture, language, [point.label for point in points]), table)
+
+
+def _front_title(finding: Finding, language: Language) -> str:
+    """Return what the picture shows: how much faster the version to serve is, where it is plainly faster."""
+    faster = finding.faster_alone
+    if not finding.passes or faster is None or faster.low <= 1:
+        return finding_text(finding, language)
+    ratio = language.significant(faster.value, 2)
+    return language("plot.faster", fastest=finding.version, slowest=language("bound.reference"), ratio=ratio)

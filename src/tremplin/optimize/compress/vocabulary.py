@@ -68,10 +68,15 @@ def trim_vocabulary(tokenizer_json: str, texts: Iterable[str], *, words: int) ->
 
 
 def trim_network(network: Network, kept: NDArray[np.int64]) -> Network:
-    """Return the network with these rows of its word table."""
+    """Return the network with these rows of its word table.
+
+    Words get other numbers, so rows for pairs of them mean nothing any more: they are set to 0.
+    """
     word = np.ascontiguousarray(network.weights.word[kept])
     spec = replace(network.spec, vocab_size=len(word))
-    return replace(network, spec=spec, weights=replace(network.weights, word=word))
+    bigram = network.weights.bigram
+    empty = None if bigram is None else np.zeros_like(bigram)
+    return replace(network, spec=spec, weights=replace(network.weights, word=word, bigram=empty))
 
 
 def resegmented(before: Path, after: Path, texts: Sequence[str]) -> float:

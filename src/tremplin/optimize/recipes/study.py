@@ -83,8 +83,9 @@ class CascadeRecipe:
     then: str
     allowed_points: float = 0.1
     """What the joined one may lose against the second on validation texts, on average."""
-    escalated_out_of_scope: float = 0.95
-    """Share of validation-like doubtful texts that must go on to the second."""
+    escalated: float = 0.2
+    """Share of validation texts that go on at least: texts the task has no label for are unlike those
+    it is chosen on, and only doubt sends them on."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,9 @@ class _Judge:
             answers_of(e.graph, e.stage, corpus.validation.texts, "probabilities", threads=threads)
             for e in (first, then)
         ]
-        threshold, share = choose_threshold(shown[0], shown[1], targets, wanted.allowed_points)
+        threshold, share = choose_threshold(
+            shown[0], shown[1], targets, wanted.allowed_points, escalated=wanted.escalated
+        )
         narrow = first.stage.record.narrow_weights and then.stage.record.narrow_weights
         stage = replace(then.stage, record=replace(then.stage.record, narrow_weights=narrow))
 
@@ -282,11 +285,12 @@ class _Judge:
 
 
 def choose_threshold(
-    first: np.ndarray, then: np.ndarray, targets: np.ndarray, allowed_points: float
+    first: np.ndarray, then: np.ndarray, targets: np.ndarray, allowed_points: float, *, escalated: float = 0.0
 ) -> tuple[float, float]:
     """Return the lowest threshold at which the joined answers lose at most so much, and the share that goes on.
 
-    Probabilities are (n, labels), targets (n,). The loss is against the second alone; at 1 everything goes on.
+    Probabilities are (n, labels), targets (n,). The loss is against the second alone; at 1 everything goes on. At
+    least a share of ``escalated`` goes on.
     """
     sure = first.max(axis=1)
     first_right, then_right = first.argmax(axis=1) == targets, then.argmax(axis=1) == targets
@@ -294,7 +298,7 @@ def choose_threshold(
     # With the k surest answered by the first: what is lost against the second, in rows.
     lost = np.concatenate([[0], np.cumsum(then_right[order].astype(int) - first_right[order].astype(int))])
     allowed = np.flatnonzero(lost <= allowed_points / 100 * len(sure))
-    count = int(allowed.max())
+    count = min(int(allowed.max()), int((1 - escalated) * len(sure)))
     threshold = float(sure[order[count - 1]]) if count else 1.0
     return min(1.0, max(threshold, 1e-6)), 1 - count / len(sure)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tremplin.optimize.recipes.recipe import Recipe, recipe
 from tremplin.optimize.recipes.steps import (
+    Bigrams,
     Distil,
     DropLayers,
     FineTune,
@@ -18,7 +19,7 @@ from tremplin.optimize.recipes.study import CascadeRecipe
 TEACHER = FineTune(epochs=3)
 
 # One layer taught with the whole vocabulary: what answers first in a cascade, and what "small" begins with.
-ONE_LAYER = (TEACHER, DropLayers(keep=1), Distil(epochs=4, augment=2, learning_rate=1e-3))
+ONE_LAYER = (TEACHER, DropLayers(keep=1), Bigrams(rows=4_000), Distil(epochs=4, augment=2, learning_rate=1e-3))
 
 LOSSLESS = recipe("lossless", TEACHER, Quantize())
 BALANCED = recipe(
@@ -26,12 +27,19 @@ BALANCED = recipe(
     TEACHER,
     Prune(heads=0.5, feed_forward=0.5),
     DropLayers(keep=4),
-    TrimVocabulary(words=10_000),
-    Distil(epochs=3, augment=2),
+    TrimVocabulary(words=13_000),
+    Distil(epochs=5, augment=2, learning_rate=1e-3),
     Quantize(),
 )
 FIRST_OF_CASCADE = recipe("first", *ONE_LAYER, Quantize())
-SMALL = recipe("small", *ONE_LAYER, TrimVocabulary(words=10_000), Distil(epochs=1, augment=2), Quantize())
+SMALL = recipe(
+    "small",
+    *ONE_LAYER,
+    TrimVocabulary(words=8_000),
+    Bigrams(rows=2_000),
+    Distil(epochs=4, augment=2, learning_rate=1e-3),
+    Quantize(),
+)
 TINY = recipe(
     "tiny",
     TEACHER,

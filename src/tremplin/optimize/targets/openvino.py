@@ -63,7 +63,7 @@ class OpenVinoTarget:
         is_int8 = bool(kinds & {"i8", "u8"})
         notes = (
             (
-                "On an x86 CPU without VNNI run it with LP_TRANSFORMS_MODE=NO: int8 products overflow there "
+                "On an x86 CPU without VNNI run it with LP_TRANSFORMS_MODE=NO: int8 products may overflow there "
                 "without a word. Parity was checked with it on such a CPU, without it on others.",
             )
             if is_int8

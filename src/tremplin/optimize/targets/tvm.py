@@ -24,6 +24,10 @@ NAMES_FILE = "model.json"
 """Inputs and outputs in order: a compiled function knows them by their places."""
 COMPILED_FOR = "llvm"  # without -mcpu: the instructions that every CPU of the architecture has
 
+NOTES = (
+    "Compiled without tuning: a proof that it runs, not that it is fast.",
+    "Token ids are not checked: one outside of the vocabulary reads memory that is not the table's.",
+)
 EXTRA = "TVM compiles and runs the graph: pip install apache-tvm, and a C++ compiler to link with"
 
 
@@ -65,7 +69,7 @@ class TvmTarget:
             "outputs": [entry.name for entry in model.graph.output],
         }
         (folder / NAMES_FILE).write_text(json.dumps(names))
-        return Written("float32", ("Compiled without tuning: a proof that it runs, not that it is fast.",))
+        return Written("float32", NOTES)
 
     def open(self, folder: Path) -> Run:
         """Load the library into a virtual machine on the CPU."""

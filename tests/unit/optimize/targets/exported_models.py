@@ -11,7 +11,7 @@ from tests.unit.optimize.small_encoder import random_rows, write_small_encoder
 from tremplin.optimize.calibrate import collect_statistics
 from tremplin.optimize.passes.dynamic_int8 import DynamicInt8
 from tremplin.optimize.passes.static_int8 import StaticInt8
-from tremplin.optimize.targets.parity import FLOAT32, INT8, TargetParity, check_parity
+from tremplin.optimize.targets.parity import FLOAT32, INT8, TargetParity, Tolerance, check_parity
 from tremplin.optimize.targets.target import Target
 from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Interface, Manifest
 from tremplin.registry.store import Registry
@@ -65,7 +65,7 @@ def batches() -> list[TokenBatch]:
     return [pad([rows[0]]), pad([rows[1][:38]]), pad(rows[2:5]), pad(rows[5:])]
 
 
-def parity_of(target: Target, graph: Path, folder: Path, tolerance: float = FLOAT32) -> TargetParity:
+def parity_of(target: Target, graph: Path, folder: Path, tolerance: Tolerance = FLOAT32) -> TargetParity:
     """Write a graph for a target and compare the two."""
     target.check(graph)
     folder.mkdir()
@@ -104,6 +104,6 @@ def _publish(registry: Registry, graph: Path, interface: Interface) -> Manifest:
     return registry.publish(manifest, {MODEL_FILE: graph, TOKENIZER_FILE: tokenizer})
 
 
-def tolerance(kind: str) -> float:
+def tolerance(kind: str) -> Tolerance:
     """Return what answers of one of GRAPHS may be off by."""
     return INT8 if "int8" in kind else FLOAT32

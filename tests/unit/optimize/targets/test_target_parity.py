@@ -15,6 +15,7 @@ from tremplin.optimize.targets.parity import (
     FLOAT16,
     FLOAT32,
     INT8,
+    Tolerance,
     check_parity,
     parity_batches,
     parity_rows,
@@ -45,7 +46,7 @@ class Fixed:
         return {"logits": self._logits, "probabilities": powers / powers.sum(axis=1, keepdims=True)}
 
 
-def compare(run: Callable[[TokenBatch], Outputs], tolerance: float = FLOAT32) -> None:
+def compare(run: Callable[[TokenBatch], Outputs], tolerance: Tolerance = FLOAT32) -> None:
     check_parity(run, Fixed(), batches()[2:3], runtime="other 2", texts="none", tolerance=tolerance)  # type: ignore[arg-type]
 
 
@@ -63,14 +64,22 @@ def test_the_evidence_says_what_was_compared() -> None:
     assert len(parity.shapes) == len(batches())
     by_name = {output.name: output for output in parity.outputs}
     assert by_name["logits"].max_difference == pytest.approx(5e-5, rel=0.1)
-    assert by_name["logits"].allowed == pytest.approx(12 * FLOAT32), "logits are held to their own magnitude"
-    assert by_name["probabilities"].allowed == FLOAT32
+    assert by_name["logits"].allowed == pytest.approx(12 * FLOAT32.largest), "held to their own magnitude"
+    assert by_name["probabilities"].allowed == FLOAT32.largest
+    assert by_name["logits"].relative_difference == pytest.approx(1e-4 / np.linalg.norm(LOGITS), rel=0.1)
     assert parity.label_agreement == 1.0
 
 
 def test_a_difference_beyond_the_tolerance_is_refused() -> None:
     with pytest.raises(PassFailed, match=r"other 2 gives logits that differ .* by 0\.01, allowed 0\.00012"):
         compare(Fixed(LOGITS + np.float32(0.01)).run)
+
+
+def test_a_difference_of_all_numbers_together_is_refused() -> None:
+    with pytest.raises(
+        PassFailed, match=r"gives logits that differ .* by 1\.\d+% of their length, allowed 0\.10%"
+    ):
+        compare(Fixed(LOGITS * np.float32(1.01)).run, Tolerance(0.05, 0.001))
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from tremplin.optimize.recipes.steps.distil import Distil
 from tremplin.optimize.recipes.steps.encode import Half, Quantize
-from tremplin.optimize.recipes.steps.shrink import DropLayers, Prune, Sparsify, Static, TrimVocabulary
+from tremplin.optimize.recipes.steps.shrink import Bigrams, DropLayers, Prune, Sparsify, Static, TrimVocabulary
 from tremplin.optimize.recipes.steps.step import Step, Workshop, need_torch
 from tremplin.optimize.recipes.steps.teach import FewShot, FineTune, FrozenHead, TrainOnPairs
 
 STEPS: tuple[type[Step], ...] = (
-    FineTune, FrozenHead, FewShot, TrainOnPairs, Distil, Prune, DropLayers, TrimVocabulary, Static, Sparsify,
-    Quantize, Half,
+    FineTune, FrozenHead, FewShot, TrainOnPairs, Distil, Prune, DropLayers, TrimVocabulary, Static, Bigrams,
+    Sparsify, Quantize, Half,
 )  # fmt: skip
 
 __all__ = [
-    "STEPS", "Distil", "DropLayers", "FewShot", "FineTune", "FrozenHead", "Half", "Prune", "Quantize", "Sparsify",
-    "Static", "Step", "TrainOnPairs", "TrimVocabulary", "Workshop", "need_torch",
+    "STEPS", "Bigrams", "Distil", "DropLayers", "FewShot", "FineTune", "FrozenHead", "Half", "Prune", "Quantize",
+    "Sparsify", "Static", "Step", "TrainOnPairs", "TrimVocabulary", "Workshop", "need_torch",
 ]  # fmt: skip

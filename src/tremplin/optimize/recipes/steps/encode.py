@@ -15,7 +15,7 @@ from tremplin.optimize.optimiser import CALIBRATION_TEXTS, make_pass
 from tremplin.optimize.passes.half import HalfWeights
 from tremplin.optimize.passes.tables import SmallTables
 from tremplin.optimize.recipes.stage import Stage, StageRecord
-from tremplin.optimize.recipes.steps.step import STRICT, Workshop, initializers_of, named, rows_of
+from tremplin.optimize.recipes.steps.step import STRICT, Workshop, initializers_of, named, positions_of, rows_of
 from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE
 
 
@@ -49,7 +49,7 @@ class Quantize:
         else:
             shutil.copyfile(stage.graph, aside)
             narrow = True  # no product of the layers is in eight bits
-        SmallTables(word_bits=self.table_bits).call(aside, out / MODEL_FILE)
+        SmallTables(word_bits=self.table_bits, positions=positions_of(stage)).call(aside, out / MODEL_FILE)
         aside.unlink()
         shutil.copyfile(stage.tokenizer, out / TOKENIZER_FILE)
         return StageRecord(

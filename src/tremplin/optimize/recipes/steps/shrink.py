@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 from pydantic import ConfigDict
 
 from tremplin.errors import PassFailed
@@ -14,6 +15,8 @@ from tremplin.optimize.network.to_graph import write_network
 from tremplin.optimize.recipes.stage import Stage, StageRecord
 from tremplin.optimize.recipes.steps.step import STRICT, Workshop, named, need_torch
 from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE
+
+MAX_BIGRAM_ROWS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,28 @@ class Static:
         write_network(student, out / MODEL_FILE)
         shutil.copyfile(stage.tokenizer, out / TOKENIZER_FILE)
         return StageRecord(named(self), stage.interface, is_trainable=True, facts={"shape": student.shape})
+
+
+@dataclass(frozen=True)
+class Bigrams:
+    """Add rows for pairs of neighbours, which say nothing yet; distil afterwards."""
+
+    name: ClassVar[str] = "bigrams"
+    makes_teacher: ClassVar[bool] = False
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    rows: int = 4_000
+
+    def run(self, stage: Stage, workshop: Workshop, out: Path, checkpoint: Path) -> StageRecord:
+        """Write the network with the table; it answers as before."""
+        if not 0 < self.rows <= MAX_BIGRAM_ROWS:
+            raise PassFailed(f"rows must lie between 1 and {MAX_BIGRAM_ROWS:,}, not {self.rows}.")
+        network = stage.network()
+        table = np.zeros((self.rows, network.weights.word.shape[1]), np.float32)
+        wider = replace(network, weights=replace(network.weights, bigram=table))
+        write_network(wider, out / MODEL_FILE)
+        shutil.copyfile(stage.tokenizer, out / TOKENIZER_FILE)
+        return StageRecord(named(self), stage.interface, is_trainable=True, facts={"shape": wider.shape})
 
 
 @dataclass(frozen=True)

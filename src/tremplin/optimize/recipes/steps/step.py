@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from tremplin.errors import MissingExtra
+from tremplin.optimize.importing.families import Positions
 from tremplin.optimize.passes.graph import read_graph
 from tremplin.optimize.recipes.corpus import Corpus
 from tremplin.optimize.recipes.stage import Stage, StageRecord
@@ -87,6 +88,13 @@ def features_of(stage: Stage, texts: Sequence[str], workshop: Workshop) -> NDArr
         return np.stack(run_rows(engine, rows_of(stage, texts), "embedding"))
     finally:
         engine.close()
+
+
+def positions_of(stage: Stage) -> int:
+    """Return the rows of the position table that texts cut at the version's limit can read."""
+    spec = stage.network().spec
+    after_padding = spec.padding_id + 1 if spec.positions is Positions.AFTER_PADDING else 0
+    return stage.interface.max_tokens + after_padding
 
 
 def initializers_of(graph: Path) -> Sequence[onnx.TensorProto]:
