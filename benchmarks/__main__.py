@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 
 from benchmarks import compression, first_run
-from benchmarks.optimize import tiers
+from benchmarks.optimize import search, tiers
 from benchmarks.record import Result, draw, keep
 from benchmarks.serving import against_peers, cached, classes, cores, limit, overload, soak
 
@@ -27,6 +27,7 @@ SERVING: dict[str, Callable[[argparse.Namespace], Result]] = {
 OPTIMIZING: dict[str, Callable[[argparse.Namespace], Result]] = {
     "intents": lambda chosen: tiers.run(tiers.INTENTS, chosen.rounds),
     "sentiment": lambda chosen: tiers.run(tiers.SENTIMENT, chosen.rounds),
+    "search": lambda chosen: search.run(chosen.rounds),
     "steps": lambda chosen: _steps(chosen.rounds),
 }
 SCENARIOS: dict[str, Callable[[argparse.Namespace], Result]] = {

@@ -97,16 +97,16 @@ def _study(corpus: Corpus, place: Path, rounds: int) -> Study:
     source = versions[0] if versions else import_and_publish(
         registry, import_bundled, "minilm", machine, effort=BRIEF
     )  # fmt: skip
-    workshop = Workshop(corpus, machine.cores, 0, _told)
+    workshop = Workshop(corpus, machine.cores, 0, told)
     start = first_stage(registry, source, place / "stages")
     options = StudyOptions(allowed_points=0.6, race_rounds=rounds, flip_rows=len(corpus.test))
-    return run_study(TIERS, start, place, workshop, options, cascades=(CASCADE,), progress=_told)
+    return run_study(TIERS, start, place, workshop, options, cascades=(CASCADE,), progress=told)
 
 
 _last = [0.0]
 
 
-def _told(step: str, share: float) -> None:
+def told(step: str, share: float) -> None:
     if time.monotonic() - _last[0] > 20:
         _last[0] = time.monotonic()
         print(f"  {share:4.0%} {step}", flush=True)

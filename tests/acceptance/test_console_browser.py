@@ -6,15 +6,19 @@ error, no breach of the content policy, no request to another origin, no sideway
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import pytest
+
+from tests.unit.console.run_standin import held, write_run, write_study
+from tremplin.optimize.recipes.run_folder import RunFolder, RunState
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -45,6 +49,7 @@ document.addEventListener("securitypolicyviolation", (event) => {
 
 
 class LiveServer(Protocol):
+    data: Path
     base_url: str
     api_key: str
     console_ticket: str
@@ -148,7 +153,7 @@ def pages(browser: Any, origin: str, session: Any) -> list[str]:
     assert len(services) == 6
     assert models
     assert versions
-    return [*services, "/console/models", *models, *versions]
+    return [*services, "/console/models", *models, *versions, "/console/optimise"]
 
 
 @pytest.fixture
@@ -425,3 +430,129 @@ def test_nothing_moves_while_a_page_loads(open_browser: Any, pages: list[str]) -
     for path in pages:
         visit.open(path)
         assert visit.page.evaluate("window.shift") < 0.01, path
+
+
+# -- optimise ------------------------------------------------------------------------------------------
+
+TICKETS = "text,label\n" + "".join(
+    f"{text} {number},{label}\n"
+    for label, text in (("refund", "I want my money back for order"), ("delivery", "where is my parcel number"))
+    for number in range(30)
+)
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+
+
+@pytest.fixture
+def runs(live_server: LiveServer) -> Iterator[Path]:
+    """Return the folder of the server's runs; it is empty again afterwards."""
+    folder = live_server.data / "runs"
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@needs_torch
+@pytest.mark.parametrize(("lang", "words"), [("en", "No run yet"), ("fr", "Aucune étude pour l’instant")])
+def test_without_runs_the_page_says_what_to_do(open_browser: Any, lang: str, words: str) -> None:
+    visit = open_browser(lang=lang)
+    visit.open("/console/optimise")
+    assert words in visit.page.inner_text("main")
+    visit.page.locator("h1").click()
+    visit.page.keyboard.press("/")
+    assert visit.page.evaluate("document.activeElement.id") == "labelled"
+    assert not visit.page.locator("#minutes").is_visible()
+    visit.page.check("[value=search]")
+    assert visit.page.locator("#minutes").is_visible()
+    visit.check()
+    visit.check_accessibility()
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize("lang", LOCALES)
+def test_runs_in_every_state_are_sound(open_browser: Any, runs: Path, lang: str, width: int) -> None:
+    write_study(write_run(runs, "done", RunState.DONE, share=1.0, published=("done@1-fp32",)))
+    write_study(write_run(runs, "hopeless", RunState.DONE, share=1.0), none_passes=True)
+    write_run(runs, "failed", RunState.FAILED, error="Training diverged after step 12.")
+    write_run(runs, "stopped", RunState.RUNNING)
+    with held(write_run(runs, "working", RunState.RUNNING, seconds_left=410.0)):
+        for theme in ("light", "dark"):
+            visit = open_browser(lang=lang, width=width, color_scheme=theme)
+            for path in ("", "/done", "/hopeless", "/failed", "/stopped", "/working"):
+                visit.open(f"/console/optimise{path}")
+                for summary in visit.page.query_selector_all("main summary"):
+                    summary.click()
+                visit.check()
+                visit.check_accessibility()
+
+
+def test_progress_is_followed_and_spoken_in_tenths(open_browser: Any, runs: Path) -> None:
+    folder = RunFolder(runs, "intents")
+    with held(write_run(runs, "intents", RunState.RUNNING, share=0.41)):
+        visit = open_browser()
+        page = visit.page
+        visit.open("/console/optimise/intents")
+        page.evaluate(
+            """() => {
+              window.spoken = [];
+              const region = document.querySelector("#run [role=status]");
+              const note = () => window.spoken.push(region.textContent.trim());
+              new MutationObserver(note).observe(region, { childList: true, characterData: true, subtree: true });
+            }"""
+        )
+        for share in (0.43, 0.48, 0.52):
+            run = folder.read()
+            assert run is not None
+            folder.write(replace(run, share=share))
+            page.wait_for_function(f"() => document.querySelector('progress').value === {share}")
+        assert page.evaluate("window.spoken") == ["intents: 50\u00a0% done."]
+        page.context.set_offline(True)
+        page.wait_for_selector(".polled-lost", state="visible")
+        page.context.set_offline(False)
+        page.wait_for_selector(".polled-lost", state="hidden")
+    write_study(folder.path)
+    folder.write(replace(run, state=RunState.DONE, share=1.0))
+    page.wait_for_selector(".study")
+    assert page.evaluate("window.spoken.at(-1)").startswith("intents is done. small: 10 times as fast")
+    assert page.locator("[hx-trigger]").count() == 0
+    visit.faults = [fault for fault in visit.faults if "ERR_INTERNET_DISCONNECTED" not in fault]
+    visit.check()
+
+
+@needs_torch
+def test_files_that_are_too_large_are_not_sent(open_browser: Any) -> None:
+    visit = open_browser()
+    page = visit.page
+    visit.open("/console/optimise")
+    page.fill("#name", "large")
+    large = {"name": "large.csv", "mimeType": "text/csv", "buffer": b"text,label\n" + b"a" * 9_000_000}
+    page.set_input_files("#labelled", files=[large])
+    page.click(".start .primary")
+    assert page.locator("#labelled:invalid").count() == 1
+    assert page.locator("#refusal").count() == 0
+    page.set_input_files("#labelled", files=[large | {"buffer": b"phrase,label\na,b\n"}])
+    page.click(".start .primary")
+    page.wait_for_selector("#refusal")
+    assert "there is no column 'text'" in page.inner_text("#refusal")
+    assert page.input_value("#name") == "large"
+    visit.faults = [fault for fault in visit.faults if "422" not in fault]
+    visit.check()
+    visit.check_accessibility()
+
+
+@needs_torch
+def test_a_run_is_started_and_stopped(open_browser: Any, runs: Path) -> None:
+    visit = open_browser()
+    page = visit.page
+    visit.open("/console/optimise")
+    page.fill("#name", "tickets")
+    sent = {"name": "tickets.csv", "mimeType": "text/csv", "buffer": TICKETS.encode()}
+    page.set_input_files("#labelled", files=[sent])
+    page.click(".start .primary")
+    page.wait_for_url("**/console/optimise/tickets")
+    visit.check_accessibility()
+    page.wait_for_selector(".run-running", timeout=120_000)
+    assert (runs / "tickets" / "upload" / "labelled" / "tickets.csv").read_text() == TICKETS
+    page.click("[value=stop]")
+    page.wait_for_selector("[value=go-on]", timeout=30_000)
+    assert page.locator(".run-stopped").count() == 1
+    visit.check()
+    visit.check_accessibility()

@@ -268,4 +268,4 @@ def _front_title(finding: Finding, language: Language) -> str:
     if not finding.passes or faster is None or faster.low <= 1:
         return finding_text(finding, language)
     ratio = language.significant(faster.value, 2)
-    return language("plot.faster", fastest=finding.version, slowest=language("bound.reference"), ratio=ratio)
+    return language("plot.faster_than_reference", fastest=finding.version, ratio=ratio)

@@ -13,11 +13,14 @@ from typing import Any
 
 import httpx
 import pytest
+import typer.main
 from console_standin import READER_KEY, SAME_ORIGIN, OpenConsole, signed_in
 from run_standin import ChildLauncher, StandInLauncher, held, write_run, write_study
 from test_console_pages import assert_obeys_the_content_policy, tags
 
+from tremplin.cli import main as cli
 from tremplin.console.desk import ATTEMPT_FILE, ORDER_FILE
+from tremplin.console.orders import DEFAULTS, RunOrder
 from tremplin.console.processes import NICENESS, DetachedLauncher, Process
 from tremplin.optimize.recipes.run_folder import RunFolder, RunState
 
@@ -118,8 +121,8 @@ async def test_a_done_run_compares_its_versions(console: httpx.AsyncClient, runs
     assert "tremplin serve intents@2-lossless-int8" in page
     assert "2 classes of 4 lose" in page
     assert "The disk is full while quantize was writing." in page
-    # Only what passes and is not published yet: balanced and small.
-    assert page.count('value="publish"') == 2
+    # Only what passes and is not published yet: balanced, and small also beside the finding.
+    assert page.count('value="publish"') == 3
     french = (await console.get("/console/optimise/intents", headers={"accept-language": "fr"})).text
     assert "perd 0,21\u00a0point (au plus 0,53)" in french
     context = (await console.get("/console/optimise/intents?format=json")).json()["panel"]
@@ -222,6 +225,21 @@ async def test_forms_from_elsewhere_start_nothing(
 
 
 # -- what is sent --------------------------------------------------------------------------------------
+
+
+def test_the_command_line_takes_what_an_order_says() -> None:
+    if not cli.app.registered_commands:
+        cli._register()
+    command = typer.main.get_command(cli.app).commands["optimize"]  # type: ignore[attr-defined]
+    given = {"labelled": Path("/a b.csv"), "test": Path("/t.csv"), "out_of_scope": Path("/-o.txt")}
+    order = RunOrder("intents", "minilm@1-fp32", 0.8, 30, "-text", "label", given)
+    taken = command.make_context("optimize", [*order.arguments()[1:], "--json", "--data=/data"]).params
+    assert {name: taken[name] for name in given} == given
+    assert (taken["version"], taken["name"], taken["text_column"]) == ("minilm@1-fp32", "intents", "-text")
+    assert (taken["allowed_loss"], taken["search"], taken["budget"]) == (0.8, True, "30m")
+    asked_nothing = command.make_context("optimize", []).params
+    for field, option in (("allowed_loss", "allowed_loss"), ("text_column", "text_column")):
+        assert DEFAULTS[field] == str(asked_nothing[option])
 
 
 async def test_a_start_keeps_the_files_and_runs_the_command(
