@@ -58,9 +58,9 @@ def run(rounds: int = 3) -> Result:
     return Result(
         scenario="Optimising: an encoder for search, SciFact",
         setting=(
-            f"{len(corpus.train)} sentences of the abstracts to learn from, no label; {len(searched.queries)} claims, "
-            f"{len(searched.passages)} abstracts; raced on sentences, one thread, {rounds} rounds. 'At most' is the "
-            "one-sided 95 % bound of the loss of nDCG@10 in points."
+            f"{len(corpus.train)} sentences of the abstracts to learn from, no label; "
+            f"{len(searched.queries)} claims, {len(searched.passages)} abstracts; raced on sentences, one thread, "
+            f"{rounds} rounds. 'At most' is the one-sided 95 % bound of the loss of nDCG@10 in points."
         ),
         figures=[
             figure("the whole command", [minutes], "min"),

@@ -59,8 +59,8 @@ def export(
     parity = exported.parity
     out.print(f"Exported {exported.version} for {exported.target}, {exported.size_bytes / 1e6:.1f} MB: {folder}")
     out.print(
-        f"Parity    {parity.max_difference:.1e} at most over {parity.n} texts (allowed: {parity.tolerance.largest:g}), "
-        f"{parity.runtime} against {parity.reference}",
+        f"Parity    {parity.max_difference:.1e} at most over {parity.n} texts "
+        f"(allowed: {parity.tolerance.largest:g}), {parity.runtime} against {parity.reference}",
         highlight=False,
         soft_wrap=True,
     )
