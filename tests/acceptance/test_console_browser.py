@@ -466,22 +466,21 @@ def test_without_runs_the_page_says_what_to_do(open_browser: Any, lang: str, wor
     visit.check_accessibility()
 
 
-@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")], ids=WIDTHS)
 @pytest.mark.parametrize("lang", LOCALES)
-def test_runs_in_every_state_are_sound(open_browser: Any, runs: Path, lang: str, width: int) -> None:
+def test_runs_in_every_state_are_sound(open_browser: Any, runs: Path, lang: str, width: int, theme: str) -> None:
     write_study(write_run(runs, "done", RunState.DONE, share=1.0, published=("done@1-fp32",)))
     write_study(write_run(runs, "hopeless", RunState.DONE, share=1.0), none_passes=True)
     write_run(runs, "failed", RunState.FAILED, error="Training diverged after step 12.")
     write_run(runs, "stopped", RunState.RUNNING)
     with held(write_run(runs, "working", RunState.RUNNING, seconds_left=410.0)):
-        for theme in ("light", "dark"):
-            visit = open_browser(lang=lang, width=width, color_scheme=theme)
-            for path in ("", "/done", "/hopeless", "/failed", "/stopped", "/working"):
-                visit.open(f"/console/optimise{path}")
-                for summary in visit.page.query_selector_all("main summary"):
-                    summary.click()
-                visit.check()
-                visit.check_accessibility()
+        visit = open_browser(lang=lang, width=width, color_scheme=theme)
+        for path in ("", "/done", "/hopeless", "/failed", "/stopped", "/working"):
+            visit.open(f"/console/optimise{path}")
+            for summary in visit.page.query_selector_all("main summary"):
+                summary.click()
+            visit.check()
+            visit.check_accessibility()
 
 
 def test_progress_is_followed_and_spoken_in_tenths(open_browser: Any, runs: Path) -> None:
@@ -513,7 +512,8 @@ def test_progress_is_followed_and_spoken_in_tenths(open_browser: Any, runs: Path
     page.wait_for_selector(".study")
     assert page.evaluate("window.spoken.at(-1)").startswith("intents is done. small: 10 times as fast")
     assert page.locator("[hx-trigger]").count() == 0
-    visit.faults = [fault for fault in visit.faults if "ERR_INTERNET_DISCONNECTED" not in fault]
+    lost = ("ERR_INTERNET_DISCONNECTED", "Failed to fetch")
+    visit.faults = [fault for fault in visit.faults if not any(words in fault for words in lost)]
     visit.check()
 
 
