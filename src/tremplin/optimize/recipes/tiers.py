@@ -27,8 +27,8 @@ BALANCED = recipe(
     TEACHER,
     Prune(heads=0.5, feed_forward=0.5),
     DropLayers(keep=4),
-    TrimVocabulary(words=13_000),
-    Distil(epochs=5, augment=2, learning_rate=1e-3),
+    TrimVocabulary(words=10_000),
+    Distil(epochs=3, augment=2),
     Quantize(),
 )
 FIRST_OF_CASCADE = recipe("first", *ONE_LAYER, Quantize())
@@ -37,7 +37,7 @@ SMALL = recipe(
     *ONE_LAYER,
     TrimVocabulary(words=8_000),
     Bigrams(rows=2_000),
-    Distil(epochs=4, augment=2, learning_rate=1e-3),
+    Distil(epochs=2, augment=2, learning_rate=1e-3),
     Quantize(),
 )
 TINY = recipe(
