@@ -27,6 +27,10 @@ from tremplin.registry.task import Task
 if TYPE_CHECKING:
     from tremplin.wiring import Server
 
+# Tests run side by side, and threads that wait for others by spinning take the core those others need.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 

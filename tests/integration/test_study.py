@@ -106,7 +106,7 @@ def source(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Mani
 
 
 def begin(registry: Registry, source: Manifest, folder: Path, corpus: Corpus) -> tuple[Stage, Workshop]:
-    return first_stage(registry, source, folder / "stages"), Workshop(corpus, 2, 0)
+    return first_stage(registry, source, folder / "stages"), Workshop(corpus, 1, 0)
 
 
 OPTIONS = StudyOptions(allowed_points=3.0, race_rounds=2, race_seconds=0.05)

@@ -1,6 +1,6 @@
 """What each step of a recipe did, in words: layers left, weights kept, texts cut anew, zeros.
 
-A step notes facts by name (``recipes/steps.py``); here each name gets its sentence. A fact without one is shown as
+A step notes facts by name (``recipes/steps/``); here each name gets its sentence. A fact without one is shown as
 it is, so that a new step is not silent.
 """
 
@@ -17,7 +17,7 @@ Facts = Mapping[str, Any]
 ZEROS_ONLY_COMPRESS = "zeros only help the compressed size: nothing here runs them faster"
 TRAINED = ("fine-tune", "few-shot", "pairs", "distil")
 """Steps that leave a learning curve."""
-RESHAPED = (*TRAINED[:1], "distil", "prune", "drop-layers", "static")
+RESHAPED = (*TRAINED[:1], "distil", "prune", "drop-layers", "static", "bigrams")
 OF_STEP = {
     "layers": "drop-layers",
     "encoder_weights_kept": "prune",

@@ -48,9 +48,9 @@ FLOAT32 = Tolerance(1e-5, 1e-4)
 # Numbers of 11 bits, products summed in 32.
 FLOAT16 = Tolerance(5e-3, 1e-2)
 # An activation on the edge between two steps falls on either side with the last bit of a float, and six layers
-# carry that on. ONNX Runtime itself, its graph optimizations on or off, moves MiniLM's int8 vectors by .0055 at most
-# and .013 together, the probabilities of a classifier on them by .013. Products that overflow move all of them: a
-# cosine to fp32 of .9971 instead of .9991 (docs/decisions/0011) is about .06 together.
+# carry that on. ONNX Runtime itself, its graph optimizations on or off, moves MiniLM's int8 vectors by .0055 at
+# most and .013 together, the probabilities of a classifier on them by .013. Products that overflow move all of
+# them: a cosine to fp32 of .9971 instead of .9991 (docs/decisions/0011) is about .06 together.
 INT8 = Tolerance(5e-2, 5e-2)
 
 

@@ -335,6 +335,45 @@ def _bounds(tf: ModuleType, given: Value) -> list[Value]:
     return [tf.cast(given[index], tf.int32) for index in range(int(given.shape[0]))]
 
 
+def _pad(call: Call) -> Value:
+    """Pad with one value; a negative pad cuts off, for which TensorFlow has slices."""
+    tf, x = call.tf, call.x
+    pads = call.integers(1, "pads") or []
+    if call.attributes.get("mode", b"constant") != b"constant" or call.optional(3) is not None:
+        raise PassFailed("LiteRT: Pad is translated for one value on all axes only.")
+    rank = len(x.shape)
+    pairs = list(zip(pads[:rank], pads[rank:], strict=True))
+    if any(pad < 0 for pair in pairs for pad in pair):
+        x = x[tuple(slice(max(-before, 0), min(after, 0) or None) for before, after in pairs)]
+    value = call.optional(2)
+    grown = [[max(before, 0), max(after, 0)] for before, after in pairs]
+    return tf.pad(x, grown, constant_values=0 if value is None else value)
+
+
+def _mod(call: Call) -> Value:
+    if call.attributes.get("fmod", 0):
+        raise PassFailed("LiteRT: Mod is translated with the divisor's sign only.")
+    return call.tf.math.floormod(*call.inputs)
+
+
+def _bitwise_and(call: Call) -> Value:
+    """Keep the lowest bits; LiteRT has no operator for it, a remainder gives the same."""
+    mask = call.inputs[1]
+    if not isinstance(mask, np.ndarray) or mask.size != 1 or int(mask.item()) & (int(mask.item()) + 1):
+        raise PassFailed("LiteRT: BitwiseAnd is translated for a mask of the lowest bits only.")
+    tf = call.tf
+    return tf.math.floormod(tf.cast(call.x, tf.int32), int(mask.item()) + 1)
+
+
+def _bit_shift(call: Call) -> Value:
+    """Drop the lowest bits, by a division."""
+    shift = call.inputs[1]
+    if call.attributes.get("direction") != b"RIGHT" or not isinstance(shift, np.ndarray) or shift.size != 1:
+        raise PassFailed("LiteRT: BitShift is translated to the right and by one number only.")
+    tf = call.tf
+    return tf.math.floordiv(tf.cast(call.x, tf.int32), 2 ** int(shift.item()))
+
+
 def _range(call: Call) -> Value:
     return call.tf.range(*call.inputs)
 
@@ -361,6 +400,8 @@ OPERATORS: Mapping[str, Operator] = {
     "Abs": _elementwise("abs"),
     "Add": _elementwise("add"),
     "And": _elementwise("logical_and"),
+    "BitShift": _bit_shift,
+    "BitwiseAnd": _bitwise_and,
     "Cast": _cast,
     "Concat": _concat,
     "Constant": _constant,
@@ -374,16 +415,19 @@ OPERATORS: Mapping[str, Operator] = {
     "Gelu": _gelu,
     "Identity": lambda call: call.x,
     "LayerNormalization": _layer_normalization,
+    "Less": _elementwise("less"),
     "Log": _elementwise("log"),
     "LpNormalization": _lp_normalization,
     "MatMul": _matmul,
     "MatMulInteger": _matmul_integer,
     "Max": _variadic("maximum"),
     "Min": _variadic("minimum"),
+    "Mod": _mod,
     "Mul": _elementwise("multiply"),
     "Neg": _elementwise("negative"),
     "Not": _elementwise("logical_not"),
     "Or": _elementwise("logical_or"),
+    "Pad": _pad,
     "Pow": _elementwise("pow"),
     "QuantizeLinear": _quantize,
     "Range": _range,
