@@ -114,6 +114,40 @@ def test_a_study_from_the_command_line(tmp_path: Path, texts: Path) -> None:
     assert "narrow" in report.stdout
 
 
+def test_students_of_an_encoder_from_texts_without_labels(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    generator = random.Random(1)
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(" ".join(generator.sample(WORDS, 6)) for _ in range(400)))
+    queries, passages = tmp_path / "queries.jsonl", tmp_path / "passages.jsonl"
+    written = [" ".join(generator.sample(WORDS, 8)) for _ in range(60)]
+    passages.write_text("".join(json.dumps({"id": n, "text": text}) + "\n" for n, text in enumerate(written)))
+    queries.write_text(
+        "".join(
+            json.dumps({"text": " ".join(text.split()[:5]), "relevant": [n]}) + "\n"
+            for n, text in enumerate(written)
+        )
+    )
+    recipes = tmp_path / "recipes.yaml"
+    recipes.write_text(
+        "- {name: whole, steps: [quantize]}\n"
+        "- name: one\n  steps:\n  - drop-layers: {keep: 1}\n  - distil: {epochs: 4, embedding-weight: 1.0}\n"
+        "  - quantize\n"
+    )
+    done = tremplin(
+        "optimize", "enc", "--unlabelled", str(texts), "--queries", str(queries), "--passages", str(passages),
+        "--name", "finder", "--recipes", str(recipes), "--allowed-loss", "60", "--data", str(data), "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [entry["name"] for entry in found["entries"]] == ["reference", "whole", "one"]
+    assert found["entries"][0]["quality"] == "ndcg_at_10"
+    assert set(found["published"]) <= {"whole", "one"}
+    assert found["published"]
+    refs = {manifest.ref for manifest in Registry(data / "registry").versions("finder")}
+    assert refs == set(found["published"].values())
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from json import dumps, loads
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from tremplin.cli.show import out, print_json, progress_bar
 from tremplin.config import Settings
 from tremplin.errors import BadInput
 from tremplin.machine import read_machine
+from tremplin.registry.files import write_atomically
 from tremplin.wiring import Places, open_registry, threads_of
 
 if TYPE_CHECKING:
@@ -84,7 +86,8 @@ def study(settings: Settings, order: StudyOrder, *, json: bool) -> None:
             cascades=cascades, progress=progress, wants_more=wants,
         )  # fmt: skip
         picked = pick_for(found, objective, workshop, machine) if objective else None
-        wanted = [entry for entry in found.entries if entry.evidence.verdict is None]
+        # An encoder's reference is the version it began with, which is published already.
+        wanted = [found.reference] if order.labelled is not None else []
         if picked is None:
             wanted += [e for e in found.entries if e.evidence.verdict and e.evidence.verdict.passes and e.on_front]
         elif picked.choice.picked is not None:
@@ -94,6 +97,7 @@ def study(settings: Settings, order: StudyOrder, *, json: bool) -> None:
             entry.name: publish_from_run(registry, run.path, entry.name, machine=machine, threads=threads).ref
             for entry in (wanted if order.publishes else ())
         }
+        note_outcome(run.path, published, picked)
     run.add_published(tuple(published.values()))
     if json:
         from tremplin.optimize.recipes.study import as_json
@@ -135,6 +139,19 @@ def _examiner(order: StudyOrder, workshop: Workshop, options: StudyOptions) -> E
     searched = read_search_set(order.queries, order.passages) if order.queries and order.passages else None
     gate = Gate(options.allowed_points)
     return EncoderExaminer(workshop.corpus, gate, searched, threads=workshop.threads, seed=workshop.seed)
+
+
+def note_outcome(run: Path, published: dict[str, str], picked: Picked | None) -> None:
+    """Add to the study's file what an objective picked and what was published, for its report."""
+    from tremplin.optimize.recipes.run_folder import STUDY_FILE
+
+    document = loads((run / STUDY_FILE).read_bytes())
+    for entry in document["entries"]:
+        entry["published"] = published.get(entry["name"])
+    if picked is not None:
+        document["choice"] = str(picked.choice)
+        document["chosen"] = picked.choice.picked.ref if picked.choice.picked is not None else None
+    write_atomically(run / STUDY_FILE, dumps(document, ensure_ascii=False, indent=1).encode())
 
 
 def read_budget(text: str) -> float:

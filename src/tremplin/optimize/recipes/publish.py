@@ -100,7 +100,7 @@ def _draft(
         broken = len(verdict.broken_classes) + len(verdict.broken_slices)
         metrics = (*metrics, extreme_metric("broken_classes_and_slices", float(broken), verdict.loss.n))
         bounds += [
-            Bound("accuracy_loss_points", at_most=allowed_points),
+            Bound(_loss_name(entry), at_most=allowed_points),
             Bound("broken_classes_and_slices", at_most=0.0),
         ]
     return Manifest(
@@ -127,6 +127,11 @@ def _draft(
         narrow_weights=entry.stage.record.narrow_weights,
         report=entry.evidence.report | {"study": _others(study, entry)},
     )
+
+
+def _loss_name(entry: Entry) -> str:
+    """Return the metric of what was lost: of accuracy for a classifier, of search for an encoder."""
+    return next(metric.name for metric in entry.evidence.metrics if metric.name.endswith("_loss_points"))
 
 
 def _notes(entry: Entry) -> Iterable[str]:

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tremplin.errors import PassFailed
 
@@ -93,7 +94,9 @@ def say_in_tensorflow(tf: ModuleType, model: onnx.ModelProto, feeds: Mapping[str
     from onnx import helper, numpy_helper
 
     check_operators(model)
-    values: dict[str, Value] = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    values: dict[str, Value] = {
+        tensor.name: _widened(numpy_helper.to_array(tensor)) for tensor in model.graph.initializer
+    }
     values |= feeds
     values[""] = None  # how ONNX writes an optional input that is not there
     for node in model.graph.node:
@@ -108,6 +111,11 @@ def say_in_tensorflow(tf: ModuleType, model: onnx.ModelProto, feeds: Mapping[str
         output.name: tf.identity(_multiplied(tf, values[output.name]), name=output.name)
         for output in model.graph.output
     }
+
+
+def _widened(constant: NDArray[Any]) -> NDArray[Any]:
+    """Return halves as floats: LiteRT looks nothing up in a table of float16."""
+    return constant.astype(np.float32) if constant.dtype == np.float16 else constant
 
 
 def _multiplied(tf: ModuleType, value: Value) -> Value:
@@ -384,6 +392,22 @@ def _cumsum(call: Call) -> Value:
     return call.tf.cumsum(call.x, axis=axis, exclusive=exclusive, reverse=reverse)
 
 
+def _non_zero(call: Call) -> Value:
+    return call.tf.transpose(call.tf.where(call.x))
+
+
+def _scatter(call: Call) -> Value:
+    """Put rows in their places: LiteRT scatters into zeros, so what is overwritten is cleared first."""
+    tf, x = call.tf, call.x
+    places, rows = call.inputs[1], call.inputs[2]
+    if call.attributes.get("reduction", b"none") != b"none":
+        raise PassFailed("LiteRT: ScatterND is translated for overwriting only.")
+    shape = tf.shape(x, out_type=tf.int32)
+    places = tf.cast(places, tf.int32)
+    is_overwritten = tf.scatter_nd(places, tf.ones_like(rows), shape) > 0
+    return tf.where(is_overwritten, tf.scatter_nd(places, rows, shape), x)
+
+
 def _where(call: Call) -> Value:
     return call.tf.where(*call.inputs)
 
@@ -425,6 +449,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Mod": _mod,
     "Mul": _elementwise("multiply"),
     "Neg": _elementwise("negative"),
+    "NonZero": _non_zero,
     "Not": _elementwise("logical_not"),
     "Or": _elementwise("logical_or"),
     "Pad": _pad,
@@ -438,6 +463,7 @@ OPERATORS: Mapping[str, Operator] = {
     "ReduceSum": _reduction("reduce_sum"),
     "Relu": _relu,
     "Reshape": _reshape,
+    "ScatterND": _scatter,
     "Shape": _shape,
     "Sigmoid": _elementwise("sigmoid"),
     "Slice": _slice,

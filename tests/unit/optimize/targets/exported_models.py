@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from tests import tiny_models
 from tests.tiny_encoders import LABELS, write_tiny_encoder
 from tests.unit.optimize.small_encoder import random_rows, write_small_encoder
 from tremplin.optimize.calibrate import collect_statistics
+from tremplin.optimize.network.from_graph import read_network
+from tremplin.optimize.network.network import fresh_head
+from tremplin.optimize.network.to_graph import write_network
+from tremplin.optimize.passes.cascade import Cascade
 from tremplin.optimize.passes.dynamic_int8 import DynamicInt8
 from tremplin.optimize.passes.static_int8 import StaticInt8
+from tremplin.optimize.passes.tables import SmallTables
 from tremplin.optimize.targets.parity import FLOAT32, INT8, TargetParity, Tolerance, check_parity
 from tremplin.optimize.targets.target import Target
 from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE, Interface, Manifest
@@ -48,6 +56,36 @@ def dynamic_int8(path: Path) -> Path:
     return path
 
 
+def bigrams(path: Path) -> Path:
+    """Write an encoder without layers that looks pairs of neighbours up."""
+    plain = read_network(write_tiny_encoder(path.with_name("plain.onnx"), vocab_size=VOCABULARY))
+    table = np.random.default_rng(0).normal(0, 1, (31, 32)).astype(np.float32)
+    write_network(replace(plain.with_layers(()), weights=replace(plain.weights, layers=(), bigram=table)), path)
+    return path
+
+
+def small_tables(bits: int) -> Write:
+    """Return what writes an encoder whose tables are kept in few bits."""
+
+    def write(path: Path) -> Path:
+        SmallTables(word_bits=bits).call(bigrams(path.with_name("bigrams.onnx")), path)
+        return path
+
+    return write
+
+
+def cascade(path: Path) -> Path:
+    """Write two classifiers in one graph; the second reads only the rows of which the first is unsure."""
+    graphs = []
+    for seed, layers in ((1, 1), (2, 2)):
+        plain = read_network(write_tiny_encoder(path.with_name("plain.onnx"), vocab_size=VOCABULARY, seed=seed))
+        network = plain.with_head(fresh_head(32, 3, seed=seed), LABELS, Task.CLASSIFICATION)
+        graphs.append(path.with_name(f"{layers}.onnx"))
+        write_network(network.with_layers(network.weights.layers[:layers]), graphs[-1])
+    Cascade(graphs[0], threshold=0.36).call(graphs[1], path)
+    return path
+
+
 GRAPHS: dict[str, Write] = {
     **{family: encoder_of(family) for family in FAMILIES},
     "gelu_tanh": encoder_of("bert", "gelu_tanh"),
@@ -56,6 +94,10 @@ GRAPHS: dict[str, Write] = {
     "classifier": classifier,
     "static int8": static_int8,
     "dynamic int8": dynamic_int8,
+    "bigrams": bigrams,
+    "tables of 8 bits": small_tables(8),
+    "tables of 4 bits": small_tables(4),
+    "cascade": cascade,
 }
 
 
