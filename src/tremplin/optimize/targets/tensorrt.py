@@ -70,6 +70,9 @@ KEPT_IN_FLOAT32 = (
     "LayerNormalization", "Softmax", "ReduceSum", "ReduceL2", "ReduceMax", "Log", "Range", "CumSum", "Min", "Max",
 )  # fmt: skip
 
+# Operators of quantized versions only.
+WRITTEN_BY_PASSES = frozenset(("BitShift", "BitwiseAnd", "DynamicQuantizeLinear", "MatMulInteger"))
+
 FLOAT32_SPEAKS = "Export the fp32 version that it was made from, with --half for 16-bit floats."
 
 
@@ -208,7 +211,7 @@ class TensorRtScript:
 def check_graph(model: onnx.ModelProto) -> tuple[str, ...]:
     """Return what to know before building from a graph; raises PassFailed for what the parser does not take."""
     if unknown := sorted({node.op_type for node in model.graph.node} - OPERATORS):
-        hint = f" {FLOAT32_SPEAKS}" if {"DynamicQuantizeLinear", "MatMulInteger"} & set(unknown) else ""
+        hint = f" {FLOAT32_SPEAKS}" if WRITTEN_BY_PASSES.issuperset(unknown) else ""
         raise PassFailed(f"TensorRT's ONNX parser has no {', '.join(unknown)}.{hint}")
     _check_quantization(model)
     notes = []
@@ -223,15 +226,25 @@ def check_graph(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def _check_quantization(model: onnx.ModelProto) -> None:
-    """Raise PassFailed unless every quantized tensor is int8 around 0: TensorRT computes with no other."""
+    """Raise PassFailed unless every quantized tensor is int8 around 0: TensorRT computes with no other.
+
+    It takes such values from a quantization only; a table of bytes that is looked up is refused as well.
+    """
     from onnx import TensorProto, numpy_helper
 
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    bytes_ = {
+        name for name, tensor in constants.items() if tensor.data_type in (TensorProto.INT8, TensorProto.UINT8)
+    }
     for node in model.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 3:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            if bytes_.intersection(node.input):
+                raise PassFailed(
+                    f"TensorRT has no {node.op_type} of bytes, as this version's tables are. {FLOAT32_SPEAKS}"
+                )
             continue
-        zero = constants.get(node.input[2])
-        if zero is None or zero.data_type != TensorProto.INT8 or numpy_helper.to_array(zero).any():
+        zero = constants.get(node.input[2]) if len(node.input) > 2 else None
+        if zero is not None and (zero.data_type != TensorProto.INT8 or numpy_helper.to_array(zero).any()):
             raise PassFailed(
                 "TensorRT computes with int8 values around 0, and this version's activations are uint8 with a "
                 f"zero point. {FLOAT32_SPEAKS}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.optimize.targets.exported_models import GRAPHS, parity_of, publish_classifier, tolerance
+from tremplin.errors import PassFailed
 from tremplin.optimize.targets.export import export_version
 from tremplin.optimize.targets.openvino import ARTEFACT, OpenVinoTarget
 from tremplin.optimize.texts import bundled_texts
@@ -19,11 +20,22 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("kind", GRAPHS)
+# Their rows are remainders of numbers above 2**24, which OpenVINO's CPU computes in float32.
+WRONG_IN_OPENVINO = ("bigrams", "tables of 8 bits", "tables of 4 bits")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in GRAPHS if kind not in WRONG_IN_OPENVINO])
 def test_answers_are_the_versions(kind: str, tmp_path: Path) -> None:
     graph = GRAPHS[kind](tmp_path / "model.onnx")
     parity = parity_of(OpenVinoTarget(), graph, tmp_path / "out", tolerance(kind))
     assert parity.runtime.startswith("openvino 2")
+
+
+@pytest.mark.parametrize("kind", WRONG_IN_OPENVINO)
+def test_what_openvino_answers_otherwise_is_refused(kind: str, tmp_path: Path) -> None:
+    graph = GRAPHS[kind](tmp_path / "model.onnx")
+    with pytest.raises(PassFailed, match="embedding that differ from the version's by"):
+        parity_of(OpenVinoTarget(), graph, tmp_path / "out", tolerance("int8"))
 
 
 def test_weights_keep_their_precision(registry: Registry, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import re
 import stat
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.unit.optimize.targets.exported_models import GRAPHS, encoder_of, parity_of, publish_encoder
 from tremplin.errors import BadInput, MissingExtra, PassFailed
@@ -31,7 +32,7 @@ from tremplin.registry.store import Registry
 from tremplin.registry.task import Task
 
 INTERFACE = Interface(Task.EMBEDDING, 16, 200)
-FLOAT_GRAPHS = [kind for kind in GRAPHS if "int8" not in kind]
+FLOAT_GRAPHS = [kind for kind in GRAPHS if "int8" not in kind and "tables" not in kind]
 
 
 @pytest.mark.parametrize("kind", FLOAT_GRAPHS)
@@ -43,11 +44,40 @@ def test_the_parser_knows_every_operator_that_we_write(kind: str, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("static int8", "int8 values around 0"), ("dynamic int8", "DynamicQuantizeLinear, MatMulInteger")],
+    [
+        ("static int8", "no Gather of bytes"),
+        ("dynamic int8", "DynamicQuantizeLinear, MatMulInteger"),
+        ("tables of 8 bits", "no Gather of bytes"),
+        ("tables of 4 bits", "BitShift, BitwiseAnd"),
+    ],
 )
-def test_our_int8_is_refused_with_the_way_out(kind: str, said: str, tmp_path: Path) -> None:
+def test_our_quantized_versions_are_refused_with_the_way_out(kind: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(PassFailed, match=f"{said}.*Export the fp32 version"):
         check_graph(read_graph(GRAPHS[kind](tmp_path / "model.onnx")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "zero", "is_taken"), [(np.int8, 0, True), (np.int8, 3, False), (np.uint8, 0, False)]
+)
+def test_int8_around_zero_is_the_one_that_is_taken(kind: type, zero: int, is_taken: bool) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["whole"]),
+        helper.make_node("DequantizeLinear", ["whole", "scale", "zero"], ["y"]),
+    ]
+    constants = {"scale": np.array(0.1, np.float32), "zero": np.array(zero, kind)}
+    graph = helper.make_graph(
+        nodes,
+        "quantized",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+        [numpy_helper.from_array(values, name) for name, values in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    if is_taken:
+        assert check_graph(model) == ()
+        return
+    with pytest.raises(PassFailed, match=r"int8 values around 0.*Export the fp32 version"):
+        check_graph(model)
 
 
 def test_the_script_builds_for_every_shape_up_to_the_largest() -> None:
