@@ -1,7 +1,8 @@
 """What documented one-liners make of the same fine-tuned classifier, raced beside ours.
 
 ONNX Runtime's ``quantize_dynamic`` on the graph as it is, and NNCF's ``quantize`` with 300 training texts, run by
-OpenVINO. NNCF is no dependency: it is looked for in ``.bench-envs/nncf`` and skipped when it is not there.
+OpenVINO. NNCF is no dependency: it is looked for in ``.bench-envs/nncf`` (nncf, openvino, onnx,
+onnxruntime) and skipped when it is not there.
 """
 
 from __future__ import annotations
@@ -24,17 +25,15 @@ CALIBRATION = 300
 
 NNCF_SCRIPT = """
 import json, sys
-import nncf, openvino as ov
+import nncf, numpy as np, onnx
 order = json.load(sys.stdin)
-core = ov.Core()
-model = core.read_model(order["graph"])
-import numpy as np
 rows = [
     {"input_ids": np.array([ids]), "attention_mask": np.ones((1, len(ids)), np.int64)}
     for ids in order["rows"]
 ]
+model = onnx.load(order["graph"])
 quantized = nncf.quantize(model, nncf.Dataset(rows), model_type=nncf.ModelType.TRANSFORMER)
-ov.save_model(quantized, order["out"])
+onnx.save(quantized, order["out"])
 """
 
 
@@ -51,7 +50,7 @@ def nncf_quantize(entry: Entry, corpus: Corpus, folder: Path) -> EngineSpec | No
     """Return the model that nncf.quantize makes, or None without NNCF."""
     if not NNCF_ENV.is_file():
         return None
-    out = folder / "nncf.xml"
+    out = folder / "nncf.onnx"
     rows = (
         TextTokenizer(entry.stage.tokenizer, entry.finished.interface).encode(corpus.train.texts[:CALIBRATION]).ids
     )
