@@ -178,7 +178,7 @@ def _one_liners(study: Study, texts: Corpus, place: Path, rounds: int) -> list[F
     figures = []
     for result, (name, spec) in zip(results[1:], made.items(), strict=True):
         accuracy, loss = one_liners.loss_of(spec, teacher, texts)
-        size = sum(path.stat().st_size for path in Path(spec.model).parent.glob(f"{Path(spec.model).stem}.*"))
+        size = Path(spec.model).stat().st_size
         alone, batched = result.against(results[0])
         figures += [
             figure(f"one-liner {name}: accuracy", [100 * accuracy], "%"),
