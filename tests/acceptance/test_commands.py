@@ -39,11 +39,11 @@ def test_help_lists_the_verbs_in_the_course_of_a_model() -> None:
     done = run_command("--help")
     assert done.returncode == 0
     verbs = re.findall(r"^\W+([a-z]+)  +[A-Z]", done.stdout, re.M)
-    assert verbs == ["up", "import", "train", "optimize", "report", "serve", "bench", "doctor", "keys"]
+    assert verbs == ["up", "import", "train", "optimize", "report", "export", "serve", "bench", "doctor", "keys"]
 
 
 @pytest.mark.parametrize(
-    "command", ["up", "import", "train", "optimize", "report", "serve", "bench", "doctor", "keys create"]
+    "command", ["up", "import", "train", "optimize", "report", "export", "serve", "bench", "doctor", "keys create"]
 )
 def test_help_of_each_command_says_what_it_does(command: str) -> None:
     done = run_command(*command.split(), "--help")

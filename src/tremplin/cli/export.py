@@ -57,12 +57,19 @@ def export(
         print_json(asdict(exported))
         return
     parity = exported.parity
-    out.print(f"Exported {exported.version} for {exported.target}, {exported.size_bytes / 1e6:.1f} MB: {folder}")
+    nearest = parity.nearest_to_its_limit
     out.print(
-        f"Parity    {parity.max_difference:.1e} at most over {parity.n} texts "
-        f"(allowed: {parity.tolerance.largest:g}), {parity.runtime} against {parity.reference}",
+        f"Exported {exported.version} for {exported.target}, {exported.size_bytes / 1e6:.1f} MB: {folder}",
         highlight=False,
         soft_wrap=True,
     )
+    out.print(
+        f"Parity    {nearest.name} within {nearest.max_difference:.1e} (allowed: {nearest.allowed:.1e}) over "
+        f"{parity.n} texts, {parity.runtime} against {parity.reference}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if parity.label_agreement is not None:
+        out.print(f"Labels    {parity.label_agreement:.1%} are the version's", highlight=False)
     for note in exported.notes:
         out.print(f"Note      {note}", highlight=False, soft_wrap=True)

@@ -95,7 +95,7 @@ def study(settings: Settings, order: StudyOrder, *, json: bool) -> None:
         write_drafts(found, run.path, source, corpus, name, allowed_points=order.allowed_loss, seed=order.seed)
         published = {
             entry.name: publish_from_run(registry, run.path, entry.name, machine=machine, threads=threads).ref
-            for entry in (wanted if order.publishes else ())
+            for entry in ({one.name: one for one in wanted}.values() if order.publishes else ())
         }
         note_outcome(run.path, published, picked)
     run.add_published(tuple(published.values()))

@@ -42,6 +42,7 @@ EXPORT_FILE = "export.json"
 
 # An export holds about what the graph holds; the tokenizer and what a converter writes in between come on top.
 ROOM = 2
+FULL_BYTES = 1 << 20  # less than this is left on a disk that a converter has filled
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,9 @@ def _write(target: Target, graph: Path, folder: Path) -> Written:
         return target.write(graph, folder)
     except (TremplinError, OSError):
         raise
-    except Exception as error:  # converters raise classes of their own
+    except Exception as error:  # converters raise classes of their own, on a full disk too
+        if shutil.disk_usage(folder).free < FULL_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise PassFailed(f"{target.runtime} does not take the graph: {what_it_said(error)}.") from error
 
 

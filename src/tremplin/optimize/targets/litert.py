@@ -19,7 +19,7 @@ import numpy as np
 from tremplin.errors import MissingExtra, PassFailed
 from tremplin.machine import usable_cores
 from tremplin.optimize.passes.graph import read_graph
-from tremplin.optimize.targets.target import Run, Shape, Written
+from tremplin.optimize.targets.target import INT8_IN_FLOAT32, QUANTIZATION, Run, Shape, Written, is_quantized
 from tremplin.optimize.targets.tensorflow_graph import check_operators, say_in_tensorflow
 from tremplin.serve.engine import Outputs, TokenBatch
 from tremplin.serve.engines.feeds import feeds_of
@@ -32,8 +32,6 @@ ARTEFACT = "model.tflite"
 EXTRA = "TensorFlow writes .tflite files and LiteRT runs them: pip install 'tremplin[litert]'"
 
 MAX_BYTES = 2**31 - 2**24  # a flatbuffer counts its bytes in 31 bits; the margin is for operators and names
-
-QUANTIZATION = {"DequantizeLinear", "MatMulInteger"}
 
 
 class LiteRtTarget:
@@ -70,13 +68,13 @@ class LiteRtTarget:
         """Translate and convert; the weights of quantized products become floats."""
         model = read_graph(graph)
         (folder / ARTEFACT).write_bytes(_convert(_tensorflow(), model))
-        if not QUANTIZATION & {node.op_type for node in model.graph.node}:
+        if not is_quantized(model):
             return Written("float32")
         note = (
             "Quantized products are computed on whole numbers held in float32: the answers are int8's, the speed "
             "and, but for the word table, the size are those of floats."
         )
-        return Written("int8 values in float32", (note,))
+        return Written(INT8_IN_FLOAT32, (note,))
 
     def open(self, folder: Path) -> Run:
         """Open the file in LiteRT's interpreter."""

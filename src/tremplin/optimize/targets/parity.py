@@ -84,6 +84,11 @@ class TargetParity:
     label_agreement: float | None
     """Share of answers with the version's label; None when the task has no labels."""
 
+    @property
+    def nearest_to_its_limit(self) -> OutputDifference:
+        """The output that uses most of what it may differ by."""
+        return max(self.outputs, key=lambda output: output.max_difference / output.allowed)
+
 
 def tolerance_of(precision: str, *, is_half: bool) -> Tolerance:
     """Return how far an answer may be off, for a version's precision and a target that may compute in float16."""

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tremplin.serve.engine import Outputs, TokenBatch
+
+if TYPE_CHECKING:
+    import onnx
 
 # Runs a batch in the target's own runtime; raises whatever the runtime raises.
 Run = Callable[[TokenBatch], Outputs]
 
 GRAPH_FILE = "model.onnx"
 """Name of the version's graph where it is handed to a target: runtimes tell formats by the ending."""
+
+INT8_IN_FLOAT32 = "int8 values in float32"
+"""What a runtime computes with that has an int8 version's values, but floats to hold them in."""
+
+QUANTIZATION = {"DequantizeLinear", "MatMulInteger"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,11 @@ class Written:
     notes: tuple[str, ...] = ()
     run_with: Mapping[str, object] = field(default_factory=dict)
     """What the runtime was told when parity was checked, in its own words; whoever runs the files should too."""
+
+
+def is_quantized(model: onnx.ModelProto) -> bool:
+    """Return whether a graph's products are quantized; tables that are only looked up do not count."""
+    return not QUANTIZATION.isdisjoint(node.op_type for node in model.graph.node)
 
 
 class Target(Protocol):

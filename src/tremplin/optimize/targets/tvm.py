@@ -15,7 +15,7 @@ from types import ModuleType
 
 from tremplin.errors import MissingExtra
 from tremplin.optimize.passes.graph import read_graph
-from tremplin.optimize.targets.target import Run, Shape, Written
+from tremplin.optimize.targets.target import INT8_IN_FLOAT32, Run, Shape, Written, is_quantized
 from tremplin.serve.engine import Outputs, TokenBatch
 from tremplin.serve.engines.feeds import feeds_of
 
@@ -69,7 +69,7 @@ class TvmTarget:
             "outputs": [entry.name for entry in model.graph.output],
         }
         (folder / NAMES_FILE).write_text(json.dumps(names))
-        return Written("float32", NOTES)
+        return Written(INT8_IN_FLOAT32 if is_quantized(model) else "float32", NOTES)
 
     def open(self, folder: Path) -> Run:
         """Load the library into a virtual machine on the CPU."""
