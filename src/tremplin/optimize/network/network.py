@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from tremplin.optimize.importing.encoder_weights import EncoderWeights, LayerWeights, Linear, Norm
-from tremplin.optimize.importing.families import EncoderSpec
+from tremplin.optimize.importing.families import EncoderSpec, Positions
 from tremplin.optimize.importing.sentence_modules import Dense, EmbeddingStep, width_after
 from tremplin.optimize.importing.weights import Floats
 from tremplin.registry.task import Task
@@ -62,6 +62,11 @@ class Network:
     def vocab_size(self) -> int:
         """Rows of the word table."""
         return len(self.weights.word)
+
+    def position_rows(self, max_tokens: int) -> int:
+        """Return how many rows of the position table texts of so many tokens read."""
+        after_padding = self.spec.positions is Positions.AFTER_PADDING
+        return max_tokens + (self.spec.padding_id + 1 if after_padding else 0)
 
     def heads_of(self, layer: LayerWeights) -> int:
         """Return the attention heads of a layer, fewer than the spec's after pruning."""

@@ -6,9 +6,8 @@ Speed is measured for all versions together afterwards (``optimize/race.py``): o
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,14 +32,13 @@ from tremplin.optimize.gate import (
 from tremplin.optimize.head.report import Answers, evidence_of, metrics_of
 from tremplin.optimize.quality import batch_dependence, embedding_metrics
 from tremplin.optimize.recipes.corpus import Corpus
-from tremplin.optimize.recipes.finish import Finished, finish_classifier
+from tremplin.optimize.recipes.finish import Finished, finish_classifier, opened
 from tremplin.optimize.recipes.search_set import NDCG, SearchSet, ndcg_at_10
 from tremplin.optimize.recipes.stage import Stage
 from tremplin.optimize.run_graph import run_alone, run_rows
 from tremplin.registry.files import write_atomically
 from tremplin.registry.passport import Metric, mean_metric, share_metric
 from tremplin.serve.engine import Engine, pad
-from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
 from tremplin.serve.tokenize import TextTokenizer
 
 FLIP_ROWS = 1024
@@ -229,17 +227,6 @@ class EncoderExaminer:
         return Evidence(size, 1.0, (loss_metric(loss, name), *near, *metrics), self._gate.decide(loss))
 
 
-@contextmanager
-def opened(graph: Path, stage: Stage, threads: int) -> Iterator[Engine]:
-    """Open a stage's graph with the served engine, and close it."""
-    engine = OnnxRuntimeEngine(graph, threads=threads, narrow_weights=stage.record.narrow_weights)
-    engine.load()
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
 def _flips(engine: Engine, rows: Sequence[Sequence[int]]) -> tuple[int, int]:
     """Return how many rows get another label in a batch than alone, and of how many."""
     alone = np.stack(run_alone(engine, rows, "probabilities")).argmax(axis=1)
@@ -260,11 +247,6 @@ def keep_evidence(path: Path, evidence: Evidence) -> None:
 def load_evidence(path: Path) -> Evidence | None:
     """Return evidence that was kept, or None."""
     return _EVIDENCE.validate_json(path.read_bytes()) if path.is_file() else None
-
-
-def as_rows(parts: Sequence[PartLoss]) -> list[Mapping[str, object]]:
-    """Return losses by class or slice as JSON values."""
-    return [{"name": part.name, **asdict(part.loss)} for part in parts]
 
 
 _EVIDENCE = TypeAdapter(Evidence)

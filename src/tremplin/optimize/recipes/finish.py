@@ -5,6 +5,8 @@ Both are chosen on the finished graph, quantized or not, since quantization move
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from tremplin.optimize.recipes.corpus import Corpus
 from tremplin.optimize.recipes.stage import Stage
 from tremplin.optimize.run_graph import run_rows
 from tremplin.registry.manifest import Interface
+from tremplin.serve.engine import Engine
 from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
 from tremplin.serve.tokenize import TextTokenizer
 
@@ -68,14 +71,20 @@ def scale_head(source: Path, destination: Path, temperature: float) -> None:
 
 
 def answers_of(
-    graph: Path, stage: Stage, texts: tuple[str, ...] | list[str], output: str, *, threads: int
+    graph: Path, stage: Stage, texts: Sequence[str], output: str, *, threads: int
 ) -> NDArray[np.float32]:
     """Return one output of a graph for texts, in order."""
+    rows = TextTokenizer(stage.tokenizer, stage.interface).encode(texts).ids
+    with opened(graph, stage, threads) as engine:
+        return np.stack(run_rows(engine, rows, output))
+
+
+@contextmanager
+def opened(graph: Path, stage: Stage, threads: int) -> Iterator[Engine]:
+    """Open a stage's graph with the served engine, and close it."""
     engine = OnnxRuntimeEngine(graph, threads=threads, narrow_weights=stage.record.narrow_weights)
     engine.load()
     try:
-        return np.stack(
-            run_rows(engine, TextTokenizer(stage.tokenizer, stage.interface).encode(texts).ids, output)
-        )
+        yield engine
     finally:
         engine.close()

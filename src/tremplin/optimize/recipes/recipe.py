@@ -12,7 +12,6 @@ steps:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -120,11 +119,3 @@ def _shown(step: Step) -> dict[str, Any]:
 def recipe(name: str, *steps: Step) -> Recipe:
     """Return a recipe made in code."""
     return Recipe(name, tuple(steps))
-
-
-def common_steps(recipes: Sequence[Recipe]) -> int:
-    """Return with how many equal steps all recipes begin; they are worked once."""
-    count = 0
-    while all(len(r.steps) > count and r.steps[count] == recipes[0].steps[count] for r in recipes):
-        count += 1
-    return count

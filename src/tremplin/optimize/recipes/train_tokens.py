@@ -45,8 +45,7 @@ def train_words(
 
     check_model_name(model)
     need_torch(threads)
-    from tremplin.optimize.training.fine_tune import FineTuning, TokenLesson, fine_tune_tokens
-    from tremplin.optimize.training.loop import Schedule
+    from tremplin.optimize.training.fine_tune import TokenLesson, fine_tune_tokens
 
     tokenizer = Tokenizer.from_file(str(registry.path(source, TOKENIZER_FILE)))
     tokenizer.no_padding()
@@ -60,17 +59,13 @@ def train_words(
             for e, labels in zip(encoded, part.labels, strict=True)
         ]
         lessons.append(TokenLesson([list(e.ids) for e in encoded], targets))
-    schedule = Schedule(
-        epochs=step.epochs, batch_rows=step.batch_rows, learning_rate=step.learning_rate,
-        head_learning_rate=step.head_learning_rate, dropout=step.dropout, patience=step.patience, seed=seed,
-    )  # fmt: skip
     run.mkdir(parents=True, exist_ok=True)
     network, training = fine_tune_tokens(
         read_network(registry.path(source, MODEL_FILE)),
         lessons[0],
         lessons[1],
         data.label_names,
-        FineTuning(schedule, step.smoothing, step.balanced, step.lora_rank),
+        step.tuning(seed),
         checkpoint=run / "words.checkpoint",
         progress=progress,
     )

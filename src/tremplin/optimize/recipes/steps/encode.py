@@ -15,7 +15,7 @@ from tremplin.optimize.optimiser import CALIBRATION_TEXTS, make_pass
 from tremplin.optimize.passes.half import HalfWeights
 from tremplin.optimize.passes.tables import SmallTables
 from tremplin.optimize.recipes.stage import Stage, StageRecord
-from tremplin.optimize.recipes.steps.step import STRICT, Workshop, initializers_of, named, positions_of, rows_of
+from tremplin.optimize.recipes.steps.step import STRICT, Workshop, named, rows_of
 from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE
 
 
@@ -37,8 +37,8 @@ class Quantize:
         aside = out / "layers.onnx"
         narrow = False
         notes: tuple[str, ...] = ()
-        has_layers = any(f.name.startswith("encoder.") for f in initializers_of(stage.graph))
-        if self.scheme != "none" and has_layers:
+        network = stage.network()
+        if self.scheme != "none" and network.weights.layers:
             texts = workshop.corpus.train.texts
             random = np.random.default_rng([workshop.seed, 19])
             chosen = random.choice(len(texts), min(len(texts), CALIBRATION_TEXTS), replace=False)
@@ -49,7 +49,8 @@ class Quantize:
         else:
             shutil.copyfile(stage.graph, aside)
             narrow = True  # no product of the layers is in eight bits
-        SmallTables(word_bits=self.table_bits, positions=positions_of(stage)).call(aside, out / MODEL_FILE)
+        positions = network.position_rows(stage.interface.max_tokens)
+        SmallTables(word_bits=self.table_bits, positions=positions).call(aside, out / MODEL_FILE)
         aside.unlink()
         shutil.copyfile(stage.tokenizer, out / TOKENIZER_FILE)
         return StageRecord(

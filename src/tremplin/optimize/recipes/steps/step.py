@@ -8,18 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from tremplin.errors import MissingExtra
-from tremplin.optimize.importing.families import Positions
-from tremplin.optimize.passes.graph import read_graph
 from tremplin.optimize.recipes.corpus import Corpus
 from tremplin.optimize.recipes.stage import Stage, StageRecord
-from tremplin.optimize.run_graph import run_rows
 from tremplin.progress import Progress, silent
-from tremplin.serve.engines.onnx_runtime import OnnxRuntimeEngine
 from tremplin.serve.tokenize import TextTokenizer
 
 if TYPE_CHECKING:
@@ -78,29 +73,6 @@ def lesson_of(stage: Stage, texts: Sequence[str], targets: NDArray[np.int64]) ->
     from tremplin.optimize.training.lesson import Lesson
 
     return Lesson(rows_of(stage, texts), targets)
-
-
-def features_of(stage: Stage, texts: Sequence[str], workshop: Workshop) -> NDArray[np.float32]:
-    """Return the sentence vectors of texts, (n, dim), by the served engine, as the head will meet them."""
-    engine = OnnxRuntimeEngine(stage.graph, threads=workshop.threads, narrow_weights=stage.record.narrow_weights)
-    engine.load()
-    try:
-        return np.stack(run_rows(engine, rows_of(stage, texts), "embedding"))
-    finally:
-        engine.close()
-
-
-def positions_of(stage: Stage) -> int:
-    """Return the rows of the position table that texts cut at the version's limit can read."""
-    spec = stage.network().spec
-    after_padding = spec.padding_id + 1 if spec.positions is Positions.AFTER_PADDING else 0
-    return stage.interface.max_tokens + after_padding
-
-
-def initializers_of(graph: Path) -> Sequence[onnx.TensorProto]:
-    """Return the constants of a graph."""
-    found: Sequence[onnx.TensorProto] = read_graph(graph).graph.initializer
-    return found
 
 
 def need_torch(threads: int) -> None:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import ConfigDict
@@ -17,11 +17,11 @@ from tremplin.optimize.head.choose import choose_l2
 from tremplin.optimize.head.logistic import ClassWeight, fit
 from tremplin.optimize.head.split import fold_numbers, text_groups
 from tremplin.optimize.network.to_graph import write_network
+from tremplin.optimize.recipes.finish import answers_of
 from tremplin.optimize.recipes.stage import Stage, StageRecord
 from tremplin.optimize.recipes.steps.step import (
     STRICT,
     Workshop,
-    features_of,
     lesson_of,
     named,
     need_torch,
@@ -29,6 +29,9 @@ from tremplin.optimize.recipes.steps.step import (
 )
 from tremplin.registry.manifest import MODEL_FILE, TOKENIZER_FILE
 from tremplin.registry.task import Task
+
+if TYPE_CHECKING:
+    from tremplin.optimize.training.fine_tune import FineTuning
 
 
 @dataclass(frozen=True)
@@ -49,25 +52,29 @@ class FineTune:
     patience: int = 2
     lora_rank: int = 0
 
-    def run(self, stage: Stage, workshop: Workshop, out: Path, checkpoint: Path) -> StageRecord:
-        """Write a fine-tuned classifier."""
-        need_torch(workshop.threads)
-        from tremplin.optimize.training.fine_tune import FineTuning, fine_tune
+    def tuning(self, seed: int) -> FineTuning:
+        """Return the options as the training takes them, of sentences or of words."""
+        from tremplin.optimize.training.fine_tune import FineTuning
         from tremplin.optimize.training.loop import Schedule
 
         schedule = Schedule(
             epochs=self.epochs, batch_rows=self.batch_rows, learning_rate=self.learning_rate,
-            head_learning_rate=self.head_learning_rate, dropout=self.dropout, patience=self.patience,
-            seed=workshop.seed,
+            head_learning_rate=self.head_learning_rate, dropout=self.dropout, patience=self.patience, seed=seed,
         )  # fmt: skip
-        options = FineTuning(schedule, self.smoothing, self.balanced, self.lora_rank)
+        return FineTuning(schedule, self.smoothing, self.balanced, self.lora_rank)
+
+    def run(self, stage: Stage, workshop: Workshop, out: Path, checkpoint: Path) -> StageRecord:
+        """Write a fine-tuned classifier."""
+        need_torch(workshop.threads)
+        from tremplin.optimize.training.fine_tune import fine_tune
+
         corpus = workshop.corpus
         network, training = fine_tune(
             stage.network(),
             lesson_of(stage, corpus.train.texts, corpus.train.targets(corpus.labels)),
             lesson_of(stage, corpus.validation.texts, corpus.validation.targets(corpus.labels)),
             corpus.labels,
-            options,
+            self.tuning(workshop.seed),
             checkpoint=checkpoint,
             progress=workshop.progress,
         )
@@ -94,7 +101,8 @@ class FrozenHead:
         corpus = workshop.corpus
         texts = (*corpus.train.texts, *corpus.validation.texts)
         targets = np.concatenate([part.targets(corpus.labels) for part in (corpus.train, corpus.validation)])
-        features = features_of(stage, texts, workshop)
+        # By the served engine: the head meets what it will be given.
+        features = answers_of(stage.graph, stage, texts, "embedding", threads=workshop.threads)
         weight: ClassWeight | None = "balanced" if self.balanced else None
         folds = fold_numbers(text_groups(texts), targets, seed=workshop.seed)
         choice = choose_l2(features, targets, len(corpus.labels), folds, class_weight=weight)
